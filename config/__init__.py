@@ -1,0 +1,371 @@
+"""The typed configuration: one TOML file is one experiment.
+
+The sections are data, features, model, train and predict. A section holds common fields, listed below with
+their defaults, and the options of the part that it chooses by name: the other keys of ``[data]`` belong to the
+chosen source, those of ``[features]`` to the recipe, those of ``[model]`` to the network. A part's options are
+the typed parameters of its function or class (see `bind`), so a new part adds its options by existing.
+"""
+
+import dataclasses
+import inspect
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+PROJECT = Path(__file__).resolve().parents[1]
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class PipelineError(Exception):
+    """Root of the errors that a user can cause; the message says what, where, and what to do."""
+
+
+class ConfigError(PipelineError):
+    """A configuration key is unknown, has the wrong type or a bad value."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """Limits of a number in a type annotation, both inclusive; None is open."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"at least {self.low:g}"
+        return f"at most {self.high:g}" if self.low is None else f"from {self.low:g} to {self.high:g}"
+
+
+Count = Annotated[int, Between(0)]
+Positive = Annotated[int, Between(1)]
+Share = Annotated[float, Between(0, 1)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part chosen by name, with the options that are given to it.
+
+    In TOML it is a table ``{name = "...", option = value}``.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which recordings. Keys beside these are options of the source."""
+
+    source: str = "dawnchorus"  # a module of preprocess/sources
+    corpus: str = ""  # folder under `folder`; empty: named after options["root"], else after the source
+    folder: str = "birdclef_data"  # everything that is made from a corpus; relative to the project
+    limit: Count = 0  # keep so many training recordings (and a third as many for the test); 0: all
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is stored, and which view of it the network gets. Keys beside these are options of the recipe."""
+
+    recipe: str = "birdclef2016"  # a module of preprocess/recipes
+    mask: bool = True  # set the cells without information to 0
+    drop_columns: bool = True  # remove the frames that the mask leaves empty
+    segment_frames: Positive = 310  # frames a network sees at once; 310 x 16 ms = 5 s
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network. Keys beside these are options of the network."""
+
+    network: str = "alexnet"  # a module of train/models
+    normalise: Literal["bin", "global", "none"] = (
+        "bin"  # mean and deviation per frequency bin, one of each, none
+    )
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the network is trained, and on which recordings of the training part."""
+
+    run: str = ""  # folder under `folder`; empty: <corpus>-<network>
+    folder: str = "runs"  # relative to the project
+    epochs: Positive = 30
+    batch_size: Positive = 32
+    seed: Count = 0  # of the split, the initial weights, the order of the segments and the augmentation
+    validation: Share = 0.1  # share of the training recordings that is held back to choose the best epoch
+    holdout: Share = 0.0  # share held back entirely and scored once, for corpora without a test truth
+    group_by: Literal["observation", "recordist"] = "observation"  # what is never split between the two
+    background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
+    random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch
+    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over all epochs
+    warmup_epochs: Annotated[float, Between(0)] = 0.5  # linear rise from 0 to the learning rate
+    patience: Count = 100  # stop after so many epochs without a lower val_loss; 0: never
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    optimizer: Part = field(
+        default_factory=lambda: Part("adamw", {"learning_rate": 3e-4, "weight_decay": 0.01})
+    )
+    loss: Part = field(default_factory=lambda: Part("categorical_crossentropy"))
+    augment: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # name of the augmentation -> its options
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The prediction CSV."""
+
+    top: Count = 0  # species per recording, best first; 0: all
+    batch_size: Positive = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data: Data = field(default_factory=Data)
+    features: Features = field(default_factory=Features)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    predict: Predict = field(default_factory=Predict)
+
+    @property
+    def corpus_dir(self) -> Path:
+        """Folder of the corpus: manifest, rejects, 16 kHz WAV and features."""
+        root = self.data.options.get("root", "")
+        name = self.data.corpus or (Path(root).resolve().name if root else self.data.source)
+        return PROJECT / self.data.folder / name
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the training run."""
+        name = self.train.run or f"{self.corpus_dir.name}-{self.model.network}"
+        return PROJECT / self.train.folder / name
+
+
+# What --mini changes: a handful of recordings and one epoch through every stage.
+MINI = {"data.limit": 24, "train.epochs": 1, "train.batch_size": 8, "train.warmup_epochs": 0.0}
+
+_SELECTORS = {"data": "source", "features": "recipe", "model": "network"}
+
+
+def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), mini: bool = False) -> Config:
+    """Read a TOML file, apply ``section.key=value`` overrides in order, and check every key and type.
+
+    Choosing another part by an override drops the options that the file gave to its own choice.
+
+    Raises:
+        ConfigError: naming the key, what was received and what is accepted.
+    """
+    tree = _read_toml(Path(path)) if path else {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(tree, key, value)
+    if mini:
+        for key, value in MINI.items():
+            _assign(tree, key.split("."), value)
+    config = _build(Config, tree, "")
+    if mini:
+        data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
+        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini")
+        config = dataclasses.replace(config, data=data, train=train)
+    for key, path in (("data.corpus", config.corpus_dir), ("train.run", config.run_dir)):
+        given = config.data.corpus if key == "data.corpus" else config.train.run
+        if given and (Path(given).name != given or given in (".", "..")):
+            raise ConfigError(
+                f"Invalid value for {key}. Received: {given!r}. Expected: the name of a folder, without '/'."
+            )
+        if not path.name:
+            raise ConfigError(f"{key} is empty and cannot be derived. Name it with --set {key}=NAME.")
+    return config
+
+
+def bind(part: typing.Callable, options: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check a part's options against its signature and fill in the defaults.
+
+    Args:
+        part: a function or class; its keyword parameters with a default are its options.
+        options: the options as configured.
+        where: the section, for the messages, such as ``"model"``.
+
+    Returns:
+        Every option of the part with its value.
+
+    Raises:
+        ConfigError: for an unknown option, a wrong type or a value out of range.
+    """
+    hints = typing.get_type_hints(part if inspect.isfunction(part) else part.__init__, include_extras=True)
+    parameters = {
+        name: parameter.default
+        for name, parameter in inspect.signature(part).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    for name in options:
+        if name not in parameters:
+            known = ", ".join(sorted(parameters)) or "none"
+            raise ConfigError(f"Unknown key {where}.{name}. {part.__name__} accepts: {known}.")
+    return {
+        name: _check(options[name], hints.get(name, Any), f"{where}.{name}") if name in options else default
+        for name, default in parameters.items()
+    }
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain values, in the shape of its TOML file."""
+    tree = {}
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        table = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        options = table.pop("options", {})
+        tree[section.name] = {
+            key: {"name": item.name, **item.options} if isinstance(item, Part) else item
+            for key, item in table.items()
+        } | options
+    return tree
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML that `load` reads back to an equal `Config`."""
+    lines = []
+    for section, table in to_dict(config).items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes; this is no configuration file."
+            )
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    key, separator, raw = text.partition("=")
+    names = key.strip().split(".")
+    if not separator or len(names) < 2 or not all(names):
+        raise ConfigError(f"Invalid --set {text!r}. Expected: section.key=value, such as train.epochs=10.")
+    try:
+        return names, tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return names, raw.strip()  # a bare word is a string
+
+
+def _assign(tree: dict[str, Any], names: list[str], value: Any) -> None:
+    table = tree
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{'.'.join(names)} cannot be set: {name} is not a table.")
+    if table.get(names[-1], value) != value:
+        if names[-1] == _SELECTORS.get(names[0]) and len(names) == 2:
+            common = {f.name for f in dataclasses.fields(_SECTIONS[names[0]])}
+            for stale in [key for key in table if key not in common]:
+                del table[stale]
+        elif names[-1] == "name":
+            table.clear()
+    table[names[-1]] = value
+
+
+def _build(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise ConfigError(f"Invalid value for {where}. Received: {table!r}. Expected: a table.")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    open_ended = "options" in hints
+    values, options = {}, {}
+    for key, value in table.items():
+        name = f"{where}.{key}" if where else key
+        if key in hints and key != "options":
+            values[key] = _check(value, hints[key], name)
+        elif open_ended:
+            options[key] = value
+        else:
+            raise ConfigError(
+                f"Unknown key {name}. {where or 'A configuration'} accepts: {', '.join(sorted(hints))}."
+            )
+    return kind(**values, **({"options": options} if open_ended else {}))
+
+
+def _check(value: Any, hint: Any, where: str) -> Any:
+    """Return value as the annotated type, or raise ConfigError."""
+    if dataclasses.is_dataclass(hint) and hint is not Part:
+        return _build(hint, value, where)
+    if hint is Part:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ConfigError(
+                f'Invalid value for {where}. Received: {value!r}. Expected: a table with a name, {{name = "..."}}.'
+            )
+        return Part(value["name"], {key: item for key, item in value.items() if key != "name"})
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        base, *limits = typing.get_args(hint)
+        value = _check(value, base, where)
+        for limit in limits:
+            if (limit.low is not None and value < limit.low) or (
+                limit.high is not None and value > limit.high
+            ):
+                raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {limit}.")
+        return value
+    if origin is Literal:
+        accepted = typing.get_args(hint)
+        if value not in accepted or isinstance(value, bool) not in {
+            isinstance(item, bool) for item in accepted
+        }:
+            raise ConfigError(
+                f"Invalid value for {where}. Received: {value!r}. Expected one of: {', '.join(map(str, accepted))}."
+            )
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a list.")
+        item = typing.get_args(hint)[0]
+        return origin(_check(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        for choice in typing.get_args(hint):
+            try:
+                return _check(value, choice, where)
+            except ConfigError:
+                continue
+        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {hint}.")
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a table.")
+        inner = typing.get_args(hint)[1]
+        return {key: _check(item, inner, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(
+            f"Invalid value for {where}. Received: {value!r}. Expected: a value of type {hint.__name__}."
+        )
+    if isinstance(value, float) and value != value:
+        raise ConfigError(f"Invalid value for {where}. Received: nan. Expected: a number.")
+    return value
+
+
+_SECTIONS = {"data": Data, "features": Features, "model": Model, "train": Train, "predict": Predict}

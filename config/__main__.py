@@ -1,0 +1,29 @@
+"""Print a resolved configuration, or single facts of it for the shell scripts.
+
+python -m config --config config/demo.toml             # the whole, as TOML
+python -m config --get corpus_dir run_dir              # one per line
+"""
+
+import argparse
+
+from config import to_toml
+from config.commandline import add_config_arguments, load_config, run
+
+
+def main() -> None:
+    """Print the configuration that the given options resolve to."""
+    parser = argparse.ArgumentParser(prog="python -m config", description=main.__doc__)
+    add_config_arguments(parser)
+    facts = ("corpus_dir", "run_dir")
+    parser.add_argument("--get", nargs="+", choices=facts, metavar="FACT", help=f"any of: {', '.join(facts)}")
+    args = parser.parse_args()
+    config = load_config(args)
+    if not args.get:
+        print(to_toml(config), end="")
+        return
+    for fact in args.get:
+        print(getattr(config, fact))
+
+
+if __name__ == "__main__":
+    run(main)

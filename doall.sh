@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# From nothing to a trained network, its MAP, a prediction CSV, pictures and a report. Stages that are done are
+# skipped, so the same command resumes whatever was interrupted.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+config=$here/config/demo.toml  # experiment
+stage=0                        # first stage
+stop_stage=6                   # last stage
+jobs=0                         # processes; 0: one per core
+mini=                          # a handful of recordings and one epoch through every stage
+set=()                         # section.key=value overrides
+
+usage() {
+  cat <<END
+usage: ./doall.sh [--config FILE] [--stage N] [--stop-stage N] [--jobs N] [--mini] [--set SECTION.KEY=VALUE]...
+
+  --config FILE    experiment (default: ${config#"$here/"})
+  --stage N        first stage (default: $stage)
+  --stop-stage N   last stage (default: $stop_stage)
+  --jobs N         processes, 0: one per core (default: $jobs)
+  --mini           a handful of recordings and one epoch through every stage
+  --set KEY=VALUE  override one key of the experiment, such as train.epochs=40; may be repeated
+
+stages: 0 environment, 1 fetch, 2 resample, 3 load, 4 train, 5 predict and evaluate, 6 report and pictures
+END
+}
+
+arguments=("$@")
+while [ $# -gt 0 ]; do
+  case $1 in
+    --config|--stage|--stop-stage|--jobs|--set)
+      [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
+      case $1 in
+        --config) config=$2 ;;
+        --stage) stage=$2 ;;
+        --stop-stage) stop_stage=$2 ;;
+        --jobs) jobs=$2 ;;
+        --set) set+=(--set "$2") ;;
+      esac
+      shift 2 ;;
+    --mini) mini=--mini; shift ;;
+    -h|--help) usage; exit 0 ;;
+    *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+for number in "$stage" "$stop_stage" "$jobs"; do
+  case $number in ''|*[!0-9]*) echo "error: expected a number, received '$number'; see --help" >&2; exit 2 ;; esac
+done
+[ -f "$config" ] || { echo "error: there is no configuration $config" >&2; exit 2; }
+
+# shellcheck source=environment.sh
+. "$here/environment.sh"
+options=(--config "$config" ${mini:+"$mini"} ${set[@]+"${set[@]}"})
+workers=(--jobs "$jobs")
+resolved=$(python -m config "${options[@]}" --get corpus_dir run_dir) || exit $?
+{ read -r corpus_dir; read -r run_dir; } <<< "$resolved"
+
+run_stage() { # number, name, command...
+  local number=$1 name=$2 started=$SECONDS status=0
+  shift 2
+  [ "$number" -ge "$stage" ] && [ "$number" -le "$stop_stage" ] || return 0
+  log "stage $number: $name"
+  "$@" || status=$?
+  if [ $status -ne 0 ]; then
+    printf 'error: stage %s (%s) stopped after %s s. Once mended, go on with:\n  %q' "$number" "$name" $((SECONDS - started)) "$0" >&2
+    printf ' %q' ${arguments[@]+"${arguments[@]}"} --stage "$number" >&2
+    echo >&2
+    exit $status
+  fi
+  if [ -d "$corpus_dir" ]; then
+    echo "$(date +%Y-%m-%dT%H:%M:%S),$number,$name,$((SECONDS - started)),$(basename "$run_dir")" >> "$corpus_dir/stages.csv"
+  fi
+  log "stage $number: done in $((SECONDS - started)) s"
+}
+
+predict_and_evaluate() {
+  local csv="$here/predict/$(basename "$run_dir").csv"
+  if [ -z "$(find "$corpus_dir/features" -name 'test-*.h5' -print -quit)" ]; then
+    log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER"
+    return
+  fi
+  python "$here/predict/predict.py" --run "$run_dir" --output "$csv" "${workers[@]}" || return
+  if [ ! -f "$corpus_dir/truth.csv" ]; then
+    log "the corpus has no ground truth for its test part; evaluate with: python predict/evaluate.py $csv --truth TRUTH.csv"
+    return
+  fi
+  python "$here/predict/linearBaseline.py" --run "$run_dir" || return
+  python "$here/predict/evaluate.py" "$csv" --truth "$corpus_dir/truth.csv"
+}
+
+report_and_pictures() {
+  python "$here/train/generateImages.py" "${options[@]}" --limit 200 "${workers[@]}" || return
+  python "$here/predict/makeReport.py" --run "$run_dir"
+}
+
+run_stage 0 environment python "$here/train/checkSetup.py" "${options[@]}"
+run_stage 1 fetch python "$here/preprocess/fetchData.py" "${options[@]}" "${workers[@]}"
+run_stage 2 resample python "$here/preprocess/resample.py" "${options[@]}" "${workers[@]}"
+run_stage 3 load python "$here/preprocess/loadData.py" "${options[@]}" "${workers[@]}"
+run_stage 4 train python "$here/train/trainModel.py" "${options[@]}"
+run_stage 5 "predict and evaluate" predict_and_evaluate
+run_stage 6 "report and pictures" report_and_pictures
+[ "$stop_stage" -lt 6 ] || log "result: $run_dir/report.html"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Rank the species of recordings with a trained network: a CSV of MediaId;ClassId;probability, best first.
+#
+#   ./predict.sh                          the test set of the last run
+#   ./predict.sh path/to/recordings       any folder (all depths) or file of audio
+#   ./predict.sh recordings --top 5 --run runs/demo-alexnet --output species.csv --jobs 4
+#
+# All options: ./predict.sh --help
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=environment.sh
+. "$here/environment.sh"
+exec python "$here/predict/predict.py" "$@"

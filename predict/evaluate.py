@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Score a prediction CSV against a ground truth, by the rules of BirdCLEF 2016.
+
+python predict/evaluate.py predict/demo-alexnet.csv --truth birdclef_data/demo/truth.csv
+python predict/evaluate.py run.csv --truth truth.csv --json
+
+The truth has the columns MediaId, ClassId, BackgroundClassIds (separated by commas, may be empty).
+
+Rules where the task gives none: species with equal scores all take the worst rank of their group; species that a
+file does not list for a recording share the last place; a recording without any prediction counts 0; predictions
+for recordings outside the truth are left out, and so are background species that are no class of the run. cmAP
+and AUROC are means over the classes with positives and negatives, by main species.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config.commandline import run
+from predict.runfile import Ranking, compare, read_run_file, read_truth
+from train.metrics import average_precision, bootstrap_interval, chance_map, class_map, in_top, macro_auroc
+
+
+def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
+    """Return the figures of every recording: map_main, map_background, top1, top5, float64 [recordings]."""
+    main = main_matrix(ranking)
+    values = {
+        "map_main": average_precision(ranking.scores, main),
+        "map_background": average_precision(ranking.scores, ranking.relevant),
+        "top1": in_top(ranking.scores, ranking.labels, 1).astype(float),
+        "top5": in_top(ranking.scores, ranking.labels, 5).astype(float),
+    }
+    absent = np.isin(ranking.media_ids, ranking.missing)
+    return {name: np.where(absent, 0.0, value) for name, value in values.items()}
+
+
+def main_matrix(ranking: Ranking) -> np.ndarray:
+    """Return which class is the main species of each recording, bool [recordings, classes]."""
+    matrix = np.zeros_like(ranking.relevant)
+    matrix[np.arange(len(ranking.labels)), ranking.labels] = True
+    return matrix
+
+
+def evaluate(ranking: Ranking) -> dict[str, Any]:
+    """Return all figures with their 95 % bootstrap intervals over recordings."""
+    main = main_matrix(ranking)
+    classes = len(ranking.classes)
+    result: dict[str, Any] = {
+        name: {"value": float(values.mean()), "interval": bootstrap_interval(values)}
+        for name, values in per_recording(ranking).items()
+    }
+    result["macro_auroc"] = {"value": macro_auroc(ranking.scores, main)}
+    result["cmap"] = {"value": class_map(ranking.scores, main)}
+    result["chance"] = {
+        "map_main": chance_map(main.sum(axis=1), classes),
+        "map_background": chance_map(ranking.relevant.sum(axis=1), classes),
+        "top1": 1 / classes,
+        "top5": min(1.0, 5 / classes),
+        "macro_auroc": 0.5,
+        "cmap": float(np.mean(main.mean(axis=0)[main.any(axis=0)])),
+    }
+    result["recordings"] = len(ranking.media_ids)
+    result["classes"] = classes
+    result["classes_present"] = int(main.any(axis=0).sum())
+    result["missing_recordings"] = len(ranking.missing)
+    result["surplus_recordings"] = ranking.surplus
+    result["unknown_background_species"] = ranking.unknown_background
+    return result
+
+
+TITLES = {
+    "map_main": "MAP, main species",
+    "map_background": "MAP, main and background species",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "macro_auroc": "macro AUROC",
+    "cmap": "cmAP",
+}
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return the figures as a table for people."""
+    lines = [f"{'':34}{'value':>8}  {'95 % interval':>17}  {'chance':>7}"]
+    for name, title in TITLES.items():
+        entry = result[name]
+        low, high = entry.get("interval", (None, None))
+        interval = "" if low is None else f"{low:.4f} - {high:.4f}"
+        lines.append(f"{title:34}{entry['value']:8.4f}  {interval:>17}  {result['chance'][name]:7.4f}")
+    lines.append(
+        f"{result['recordings']} recordings, {result['classes_present']} of {result['classes']} species present"
+    )
+    for name, words in (
+        ("missing_recordings", "recordings of the truth have no prediction and count 0"),
+        ("surplus_recordings", "predicted recordings are not in the truth and were left out"),
+        ("unknown_background_species", "background species are no class of the run and were left out"),
+    ):
+        if result[name]:
+            lines.append(f"{result[name]} {words}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Score a prediction CSV against a ground truth."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("predictions", type=Path, help="run file: MediaId;ClassId;probability")
+    parser.add_argument("--truth", type=Path, required=True, help="CSV: MediaId,ClassId,BackgroundClassIds")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    result = evaluate(compare(read_run_file(args.predictions), read_truth(args.truth)))
+    print(json.dumps(result, indent=1) if args.json else as_text(result))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,430 @@
+#!/usr/bin/env python3
+"""Stage 6: one self-contained page about a run: corpus, spectrograms, learning curves, figures, confusions, cost.
+
+python predict/makeReport.py                         # the last run
+python predict/makeReport.py --run runs/demo-alexnet
+
+Writes runs/<name>/report.html and learning_curves.png. Results are those of the test part where its truth is
+known and it was predicted (stage 5), else those of the validation recordings.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import base64
+import csv
+import html
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+import config as configuration
+from config import PROJECT, Config
+from config.commandline import log, run
+from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
+from predict.runfile import Ranking, compare, read_run_file, read_truth
+from preprocess.loadData import features_folder
+from preprocess.recordings import Recording, Reject, Species, read_table
+from preprocess.segments import SegmentReader, open_shards
+from train.generateImages import draw_beside_raw
+from train.metrics import average_precision
+from train.run import Run, last_run
+
+EXAMPLES = 12  # spectrograms on the page
+MAX_MATRIX = 40  # species that still can be read in a confusion matrix
+WORST = 15  # confusions and recordings listed
+BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+
+STYLE = """
+:root { color-scheme: light dark; --line: #cbd5e0; --soft: #f7fafc; --ink: #1a202c; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --line: #4a5568; --soft: #2d3748; --ink: #edf2f7; --paper: #1a202c; }
+  img.plot { background: #fff; border-radius: 4px; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; }
+.big { display: flex; gap: 1rem; flex-wrap: wrap; padding: 0; }
+.big li { list-style: none; background: var(--soft); border-radius: 6px; padding: .6rem 1.2rem; }
+.big b { display: block; font-size: 1.8rem; } .big small { display: block; }
+.shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; } figcaption { font-size: .9rem; }
+img.plot { max-width: 100%; } pre { background: var(--soft); padding: 1rem; overflow-x: auto; } .scroll { overflow-x: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the sections of the page are made from."""
+
+    target: Run
+    config: Config
+    recordings: list[Recording]
+    species: list[Species]
+    rejects: list[Reject]
+    history: list[dict[str, float]]
+    ranking: Ranking
+    scored: str  # what the ranking covers, in words
+    linear: Ranking | None  # of the linear baseline
+
+    def name(self, class_id: str) -> str:
+        """Return the names of a class, escaped."""
+        for kind in self.species:
+            if kind.class_id == class_id:
+                words = (
+                    f"{kind.vernacular_name} ({kind.scientific_name})"
+                    if kind.vernacular_name
+                    else kind.scientific_name
+                )
+                return html.escape(words or class_id)
+        return html.escape(class_id)
+
+
+def gather(target: Run) -> Facts:
+    """Read everything about a run."""
+    config = target.read_config()
+    corpus = config.corpus_dir
+    predictions = PROJECT / "predict" / f"{target.folder.name}.csv"
+    linear = PROJECT / "predict" / f"{target.folder.name}-linear.csv"
+    recordings = read_table(corpus / "recordings.csv", Recording)
+    baseline = None
+    if (corpus / "truth.csv").exists() and predictions.exists():
+        truth = read_truth(corpus / "truth.csv")
+        ranking = compare(read_run_file(predictions), truth)
+        scored = f"{len(truth)} test recordings"
+        baseline = compare(read_run_file(linear), truth) if linear.exists() else None
+    else:
+        ranking = score_validation(target, recordings)
+        scored = f"{len(ranking.media_ids)} validation recordings (there is no test part with a known truth)"
+    rejected = corpus / "rejected.csv"
+    return Facts(
+        target,
+        config,
+        recordings,
+        target.read_species(),
+        read_table(rejected, Reject) if rejected.exists() else [],
+        target.read_history(),
+        ranking,
+        scored,
+        baseline,
+    )
+
+
+def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
+    """Score the validation recordings of a run with its best weights."""
+    from predict.predict import load_run
+    from train.scoring import score_recordings
+
+    config, model, loss = load_run(target)
+    features = config.features
+    shards = open_shards(features_folder(config), "train")
+    reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    split = target.read_split()
+    chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
+    scores = score_recordings(model, loss, reader, chosen, config.predict.batch_size)
+    classes = [kind.class_id for kind in target.read_species()]
+    row_of = {row.media_id: row for row in recordings}
+    media_ids = [reader.media_id[i] for i in chosen]
+    predictions = {
+        m: dict(zip(classes, own.tolist(), strict=True)) for m, own in zip(media_ids, scores, strict=True)
+    }
+    return compare(predictions, {m: (row_of[m].class_id, row_of[m].background_ids) for m in media_ids})
+
+
+def picture(figure: Figure, words: str) -> str:
+    """Return a plot as an inline image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return inline(buffer.getvalue(), words, "plot")
+
+
+def inline(png: bytes, words: str, kind: str = "") -> str:
+    """Return PNG bytes as an image element with a text for those who do not see it."""
+    data = base64.b64encode(png).decode()
+    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
+    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        marked = (
+            f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)
+        )
+        return "<tr>" + "".join(marked) + "</tr>"
+
+    return (
+        '<div class="scroll"><table>'
+        + line(head, "th")
+        + "".join(line(row, "td") for row in rows)
+        + "</table></div>"
+    )
+
+
+def section_result(facts: Facts) -> str:
+    """Return the main figures."""
+    result = evaluate(facts.ranking)
+    tiles = []
+    for name in ("map_main", "map_background", "top1", "top5"):
+        low, high = result[name]["interval"]
+        tiles.append(
+            f"<li>{TITLES[name]}<b>{result[name]['value']:.3f}</b><small>95 % interval {low:.3f} to {high:.3f}, "
+            f"chance {result['chance'][name]:.3f}</small></li>"
+        )
+    rows = [("network", *(f"{result[name]['value']:.3f}" for name in TITLES))]
+    if facts.linear:
+        linear = evaluate(facts.linear)
+        rows.append(
+            ("linear classifier on mean spectra", *(f"{linear[name]['value']:.3f}" for name in TITLES))
+        )
+    rows.append(("chance", *(f"{result['chance'][name]:.3f}" for name in TITLES)))
+    metrics = facts.target.read_metrics()
+    holdout = ""
+    if "holdout" in metrics:
+        held = metrics["holdout"]
+        holdout = f"<p>Holdout: MAP {held['holdout_map']:.3f} over {held['recordings']} recordings that chose nothing.</p>"
+    return (
+        f"<p>On {html.escape(facts.scored)}, with the weights of epoch {metrics['best_epoch']} (best val_map).</p>"
+        f'<ul class="big">{"".join(tiles)}</ul>' + table(["", *TITLES.values()], rows, range(1, 7)) + holdout
+    )
+
+
+def section_corpus(facts: Facts) -> str:
+    """Return recordings per species, lengths, sample rates and rejects."""
+    train = [row for row in facts.recordings if row.part == "train"]
+    counts = Counter(row.class_id for row in train)
+    lengths = np.array([row.duration for row in facts.recordings if row.duration])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3))
+    ordered = sorted(counts.values(), reverse=True)
+    left.bar(range(len(ordered)), ordered, color=BLUE, width=0.9)
+    left.set(
+        xlabel="species, by number of recordings",
+        ylabel="training recordings",
+        title="Recordings per species",
+    )
+    right.hist(lengths, bins=40, color=BLUE)
+    right.set(xlabel="seconds", ylabel="recordings", title="Lengths")
+    rates = Counter(row.sample_rate for row in facts.recordings)
+    reasons = Counter((reject.stage, reject.reason) for reject in facts.rejects)
+    parts = Counter(row.part for row in facts.recordings)
+    text = (
+        f"<p>{parts['train']} recordings for training and {parts['test']} for the test, {len(counts)} species, "
+        f"{lengths.sum() / 3600:.2f} hours. {min(ordered)} to {max(ordered)} training recordings per species; "
+        f"length from {lengths.min():.1f} to {lengths.max():.1f} s, median {np.median(lengths):.1f} s.</p>"
+    )
+    text += picture(figure, "Bar chart of recordings per species and histogram of lengths")
+    rows = [(f"{rate:,} Hz" if rate else "unknown", count) for rate, count in sorted(rates.items())]
+    text += table(["sample rate", "recordings"], rows, [1])
+    if not reasons:
+        return text + "<p>No file was rejected.</p>"
+    rows = [
+        (html.escape(stage), html.escape(reason), count) for (stage, reason), count in sorted(reasons.items())
+    ]
+    return (
+        text
+        + "<p>Rejected files (rejected.csv lists them):</p>"
+        + table(["stage", "reason", "files"], rows, [2])
+    )
+
+
+def section_spectrograms(facts: Facts) -> str:
+    """Return examples, raw above masked, of as many species as there is room for."""
+    features = facts.config.features
+    shards = open_shards(features_folder(facts.config), "train")
+    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    raw = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
+    class_of = {row.media_id: row.class_id for row in facts.recordings}
+    examples: dict[str, int] = {}
+    for i, media_id in enumerate(view.media_id):
+        if view.lengths[i] >= features.segment_frames:
+            examples.setdefault(class_of.get(media_id, ""), i)
+    shots = []
+    for class_id, i in sorted(examples.items())[:EXAMPLES]:
+        buffer = io.BytesIO()
+        Image.fromarray(draw_beside_raw(view, raw, i, 0)).save(buffer, "PNG", optimize=True)
+        caption = f"{facts.name(class_id)}, recording {html.escape(view.media_id[i])}"
+        shots.append(
+            f"<figure>{inline(buffer.getvalue(), 'Spectrogram, raw and masked')}<figcaption>{caption}</figcaption></figure>"
+        )
+    seconds = features.segment_frames * 256 / 16000 if features.recipe == "birdclef2016" else None
+    span = f"{seconds:.1f} s" if seconds else f"{features.segment_frames} frames"
+    return (
+        f"<p>Above as recorded, below as the network sees it; {span} from left to right, low frequencies at the bottom.</p>"
+        f'<div class="shots">{"".join(shots)}</div>'
+    )
+
+
+def learning_curves(history: list[dict[str, float]]) -> Figure:
+    """Return loss, accuracy and MAP over the epochs."""
+    epochs = [row["epoch"] for row in history]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    for axis, title, lines in (
+        (axes[0], "loss", (("loss", "training", BLUE), ("val_loss", "validation", ORANGE))),
+        (axes[1], "accuracy of segments", (("acc", "training", BLUE), ("val_acc", "validation", ORANGE))),
+        (
+            axes[2],
+            "recordings",
+            (
+                ("val_map", "MAP", ORANGE),
+                ("val_map_background", "MAP with background", GREY),
+                ("val_top1", "top-1", BLUE),
+            ),
+        ),
+    ):
+        for name, words, colour in lines:
+            axis.plot(
+                epochs,
+                [row[name] for row in history],
+                color=colour,
+                label=words,
+                marker="." if len(history) < 30 else "",
+            )
+        axis.set(xlabel="epoch", title=title)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    return figure
+
+
+def section_species(facts: Facts) -> str:
+    """Return figures per species, the confusion matrix and the worst confusions."""
+    ranking, classes = facts.ranking, facts.ranking.classes
+    own = per_recording(ranking)
+    best = np.argmax(ranking.scores, axis=1)
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (ranking.labels, best), 1)
+    precision = average_precision(ranking.scores.T, main_matrix(ranking).T)
+    trained = Counter(row.class_id for row in facts.recordings if row.part == "train")
+    rows = []
+    for c in np.flatnonzero(confusion.sum(axis=1)):
+        of_class = ranking.labels == c
+        mistakes = confusion[c].copy()
+        mistakes[c] = 0
+        worst = facts.name(classes[int(np.argmax(mistakes))]) if mistakes.any() else ""
+        rows.append(
+            (
+                facts.name(classes[c]),
+                trained[classes[c]],
+                int(of_class.sum()),
+                f"{precision[c]:.3f}",
+                f"{own['map_main'][of_class].mean():.3f}",
+                f"{own['top1'][of_class].mean():.3f}",
+                worst,
+            )
+        )
+    rows.sort(key=lambda row: row[3])
+    head = ["species", "trained on", "scored", "average precision", "MAP", "top-1", "most often taken for"]
+    text = table(head, rows, [1, 2, 3, 4, 5])
+    shown = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    if len(shown) <= MAX_MATRIX:
+        figure, axis = plt.subplots(figsize=(2 + 0.32 * len(shown), 1.6 + 0.32 * len(shown)))
+        part = confusion[np.ix_(shown, shown)]
+        axis.imshow(part / np.maximum(part.sum(axis=1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(part):
+            if count:
+                axis.text(
+                    j,
+                    i,
+                    count,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if count > part[i].sum() / 2 else "black",
+                )
+        names = [classes[c] for c in shown]
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), names)
+        axis.set(xlabel="predicted", ylabel="true species")
+        text += "<h3>Confusion matrix</h3>" + picture(
+            figure, "Confusion matrix of true and predicted species"
+        )
+    off = confusion.copy()
+    np.fill_diagonal(off, 0)
+    pairs = [(int(off[i, j]), i, j) for i, j in zip(*np.nonzero(off), strict=True)]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
+    rows = [(facts.name(classes[i]), facts.name(classes[j]), count) for count, i, j in pairs[:WORST]]
+    return (
+        text
+        + "<h3>Worst confusions</h3>"
+        + (
+            table(["true species", "taken for", "recordings"], rows, [2])
+            if rows
+            else "<p>There are none.</p>"
+        )
+    )
+
+
+def section_cost(facts: Facts) -> str:
+    """Return hardware, time per stage and what the network is."""
+    stages: dict[str, float] = {}
+    path = facts.config.corpus_dir / "stages.csv"
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            for row in csv.reader(stream):
+                if len(row) == 5 and (row[4] == facts.target.folder.name or int(row[1]) < 4):
+                    stages[f"{row[1]} {row[2]}"] = stages.get(f"{row[1]} {row[2]}", 0) + float(row[3])
+    metrics = facts.target.read_metrics()
+    waiting = np.mean([row["waiting_share"] for row in facts.history])
+    text = (
+        f"<p>{html.escape(metrics['hardware'])}. Training took {metrics['seconds']:.0f} s for {metrics['epochs']} epochs; "
+        f"{100 * waiting:.1f} % of it was spent waiting for data.</p>"
+    )
+    if stages:
+        rows = [(html.escape(name), f"{seconds:.0f}") for name, seconds in sorted(stages.items())]
+        text += table(["stage", "seconds, all starts together"], rows, [1])
+    return text + f"<h3>Configuration</h3><pre>{html.escape(configuration.to_toml(facts.config))}</pre>"
+
+
+def make_report(target: Run) -> Path:
+    """Write report.html of a run and return its path."""
+    facts = gather(target)
+    curves = learning_curves(facts.history)
+    curves.savefig(target.folder / "learning_curves.png", dpi=110, bbox_inches="tight")
+    sections = (
+        ("Result", section_result(facts)),
+        ("Corpus", section_corpus(facts)),
+        ("Spectrograms", section_spectrograms(facts)),
+        ("Learning curves", picture(curves, "Loss, accuracy and mean average precision over the epochs")),
+        ("Species", section_species(facts)),
+        ("Hardware, time and configuration", section_cost(facts)),
+    )
+    title = f"{target.folder.name}: {facts.config.model.network} on {facts.config.corpus_dir.name}"
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
+    )
+    path = target.folder / "report.html"
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def main() -> None:
+    """Write the report of a run."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
+    args = parser.parse_args()
+    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    log(f"{make_report(target)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Stage 5: rank the species of recordings with a trained run.
+
+python predict/predict.py                              # test set of the last run
+python predict/predict.py --run runs/demo-alexnet      # test set of a certain run
+python predict/predict.py path/to/recordings --top 5   # any folder or file of audio
+
+Writes predict/<run>.csv or predict/<run>-<input>.csv: MediaId;ClassId;probability, best first. The front end, the
+mask, the normalisation and the classes are those of the run.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import PROJECT, Config, Data, PipelineError
+from config.commandline import add_jobs_argument, log, progress, run
+from predict.runfile import write_run_file
+from preprocess.fetchData import fetch
+from preprocess.loadData import features_folder, load
+from preprocess.recordings import Recording, read_table
+from preprocess.resample import resample
+from preprocess.segments import SegmentReader, open_shards
+from train.run import MONITORS, Run, last_run
+
+RECORDINGS_AT_ONCE = 64  # scored together; bounds the memory
+
+
+def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
+    """Return the configuration, the model with its best weights and the loss of a run.
+
+    Raises:
+        PipelineError: if the run is incomplete or its weights are damaged.
+    """
+    config, stamp = target.read_config(), target.read_stamp()
+    weights = target.best_weights(monitor)
+    if not weights.exists():
+        raise PipelineError(f"{weights} is missing; the run has not finished an epoch yet.")
+    from train.losses import open_loss
+    from train.network import build_model
+
+    model = build_model(config, stamp.encoding, stamp.bins, len(target.read_species()))
+    try:
+        model.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise PipelineError(
+            f"{weights} is damaged or of another network: {str(error).splitlines()[0]}"
+        ) from None
+    return config, model, open_loss(config.train.loss)
+
+
+def as_input(config: Config, path: Path) -> Config:
+    """Return the configuration with a folder or file of audio as its corpus, in a working folder of its own."""
+    path = path.expanduser().resolve()
+    mark = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:8]
+    data = Data(
+        "folder", f"predict-{path.stem or 'root'}-{mark}", config.data.folder, options={"root": str(path)}
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def open_view(config: Config, stamp_recipe: str) -> SegmentReader | None:
+    """Return the view of the test part that the network expects, or None where it holds no recording.
+
+    Raises:
+        PipelineError: if the features were made by another recipe than that of the run.
+    """
+    shards = open_shards(features_folder(config), "test")
+    if any(shard.recipe != stamp_recipe for shard in shards):
+        raise PipelineError(
+            f"{features_folder(config)} was made by another recipe than the run was trained with."
+        )
+    features = config.features
+    return (
+        SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+        if shards
+        else None
+    )
+
+
+def score(
+    model: Any, loss: Any, reader: SegmentReader, batch_size: int
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """Yield media ids and scores, float64 [recordings, classes], a few recordings at a time."""
+    from train.scoring import score_recordings
+
+    for low in progress(
+        range(0, len(reader), RECORDINGS_AT_ONCE),
+        -(-len(reader) // RECORDINGS_AT_ONCE),
+        f"x {RECORDINGS_AT_ONCE} recordings",
+    ):
+        recordings = np.arange(low, min(low + RECORDINGS_AT_ONCE, len(reader)))
+        scores = score_recordings(model, loss, reader, recordings, batch_size)
+        if not np.isfinite(scores).all():
+            raise PipelineError(
+                "The network's scores are not finite: its training diverged. Train it with other settings."
+            )
+        yield reader.media_id[low : low + RECORDINGS_AT_ONCE], scores
+
+
+def predict(
+    target: Run, source: Path | None, output: Path | None, top: int | None, monitor: str, jobs: int
+) -> Path:
+    """Write the prediction CSV of the run's test set, or of a folder or file of audio.
+
+    Raises:
+        PipelineError: if there is nothing to predict or the run cannot be used.
+    """
+    config = target.read_config()
+    name = target.folder.name
+    if source:
+        config = as_input(config, source)
+        name = f"{name}-{source.expanduser().resolve().stem or 'root'}"
+        fetch(config, jobs)
+        resample(config, jobs)
+        load(config, jobs)
+    output = output or PROJECT / "predict" / f"{name}.csv"
+    stamp = target.read_stamp()
+    reader = open_view(config, stamp.recipe)
+    if reader is None or not len(reader):
+        raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
+    _, model, loss = load_run(target, monitor)
+    classes = [species.class_id for species in target.read_species()]
+    top = config.predict.top if top is None else top
+    started = time.monotonic()
+    count = write_run_file(output, score(model, loss, reader, config.predict.batch_size), classes, top)
+    seconds = time.monotonic() - started
+    manifest = read_table(config.corpus_dir / "recordings.csv", Recording)
+    length = sum(row.duration for row in manifest if row.part == "test")
+    log(
+        f"{output}: {count} recordings x {min(top or len(classes), len(classes))} species by {monitor} weights of "
+        f"{target.folder.name}; scored in {seconds:.1f} s, {length / seconds:.0f} times real time"
+    )
+    return output
+
+
+def main() -> None:
+    """Rank the species of recordings with a trained run."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "input", nargs="?", type=Path, help="folder or file of audio (default: the run's test set)"
+    )
+    parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
+    parser.add_argument("--output", type=Path, help="CSV to write (default: predict/<run>[-<input>].csv)")
+    parser.add_argument(
+        "--top", type=int, help="species per recording, 0: all (default: predict.top of the run)"
+    )
+    parser.add_argument(
+        "--weights", choices=[*MONITORS], default="val_map", help="best by (default: val_map)"
+    )
+    add_jobs_argument(parser)
+    args = parser.parse_args()
+    if args.top is not None and args.top < 0:
+        parser.error("--top is 0 or a number of species")
+    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    predict(target, args.input, args.output, args.top, args.weights, args.jobs)
+
+
+if __name__ == "__main__":
+    run(main)

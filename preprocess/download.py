@@ -1,0 +1,154 @@
+"""Resumable downloads and safe unpacking, with the standard library."""
+
+import http.client
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from config import PipelineError
+from config.commandline import log, progress
+
+RETRIES = 8
+BACKOFF_SECONDS = 1.0  # doubled after every failure
+TIMEOUT_SECONDS = 60
+BLOCK_BYTES = 1 << 20
+UNPACKED_PER_PACKED = (
+    1.5  # disk that an archive of 16-bit WAV takes once unpacked, per byte of it; measured 1.1-1.3
+)
+
+
+def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
+    """Download tar archives into folder and unpack them there; what is done already is skipped.
+
+    Raises:
+        PipelineError: if the disk is too small, a server refuses, or an archive is damaged or unsafe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [url for url in urls if not _marker(folder, url).exists()]
+    sizes = {url: remote_size(url) for url in todo}
+    present = sum(path.stat().st_size for url in todo if (path := _partial(folder, url)).exists())
+    need = int(sum(sizes.values()) * (1 + UNPACKED_PER_PACKED)) - present
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise PipelineError(
+            f"Not enough disk for {', '.join(urls)}: {need / 1e9:.1f} GB needed in {folder}, {free / 1e9:.1f} GB free. "
+            "Point data.folder at a larger disk, or data.root at a copy that you have."
+        )
+    for url in todo:
+        archive = folder / Path(url).name
+        if not archive.exists() or archive.stat().st_size != sizes[url]:
+            download(url, archive, sizes[url])
+        unpack(archive, folder)
+        _marker(folder, url).touch()
+        if not keep:
+            archive.unlink()
+
+
+def remote_size(url: str) -> int:
+    """Return the Content-Length of url in bytes."""
+    with _open(urllib.request.Request(url, method="HEAD")) as answer:  # noqa: S310
+        return int(answer.headers.get("Content-Length") or 0)
+
+
+def download(url: str, destination: Path, size: int) -> None:
+    """Download url to destination, going on where an interrupted download stopped.
+
+    Raises:
+        PipelineError: after `RETRIES` failures without progress, or at once for answers such as 404.
+    """
+    partial = destination.with_name(destination.name + ".part")
+    failures = 0
+    while True:
+        start = partial.stat().st_size if partial.exists() else 0
+        if size and start == size:
+            break
+        try:
+            received = _download_rest(url, partial, start, size)
+            if not size or start + received >= size:
+                break
+            failures = 0 if received else failures + 1
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            code = getattr(error, "code", None)
+            if code is not None and code < 500 and code != 429:
+                raise PipelineError(f"{url}: the server answered {code} {error.reason}.") from None
+            now = partial.stat().st_size if partial.exists() else 0
+            failures = 0 if now > start else failures + 1
+        if failures > RETRIES:
+            raise PipelineError(
+                f"{url}: gave up after {RETRIES} failures; the same command resumes the download."
+            )
+        time.sleep(min(60.0, BACKOFF_SECONDS * 2**failures))
+    if size and partial.stat().st_size != size:
+        partial.unlink()
+        raise PipelineError(f"{url}: received more than the {size} bytes announced. Run the command again.")
+    partial.replace(destination)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive; members that would leave the folder, links out of it and devices are refused.
+
+    Raises:
+        PipelineError: if the archive is damaged or holds an unsafe member.
+    """
+    log(f"unpacking {archive.name}")
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in progress(tar, 0, "files"):
+                if member.isreg() and member.size > shutil.disk_usage(folder).free:
+                    raise PipelineError(f"{archive}: no disk left for {member.name} ({member.size} bytes).")
+                tar.extract(member, folder, filter="data")
+    except tarfile.FilterError as error:
+        raise PipelineError(
+            f"{archive} holds an unsafe member: {error}. Nothing more was unpacked."
+        ) from None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
+
+
+def _download_rest(url: str, partial: Path, start: int, size: int) -> int:
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
+    with _open(request) as answer:
+        resumed = answer.status == 206
+        blocks = _blocks(answer)
+        received = 0
+        with partial.open("ab" if resumed else "wb") as stream:
+            total = -(-max(0, size - (start if resumed else 0)) // BLOCK_BYTES)
+            for block in progress(blocks, total, "MiB"):
+                stream.write(block)
+                received += len(block)
+    return received if resumed else received - start
+
+
+def _blocks(answer: http.client.HTTPResponse):  # noqa: ANN202
+    while block := answer.read(BLOCK_BYTES):
+        yield block
+
+
+def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
+    if not request.full_url.startswith(("http://", "https://")):
+        raise PipelineError(f"{request.full_url} is no web address.")
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionError | TimeoutError):
+            raise
+        raise PipelineError(
+            f"{request.full_url} cannot be reached: {error.reason}. "
+            "Check the network, or point data.root at a copy that you have."
+        ) from None
+
+
+def _partial(folder: Path, url: str) -> Path:
+    return folder / (Path(url).name + ".part")
+
+
+def _marker(folder: Path, url: str) -> Path:
+    return folder / f".{Path(url).name}.unpacked"

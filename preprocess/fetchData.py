@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Stage 1: download, find or synthesise a corpus, verify it, and write the manifest.
+
+python preprocess/fetchData.py                                            # the demo corpus
+python preprocess/fetchData.py --config config/birdclef2016.toml --set data.root=/data/BirdCLEF2016
+
+Writes birdclef_data/<corpus>/recordings.csv, classes.csv and rejected.csv.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from config import Config, PipelineError
+from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
+from preprocess import audio
+from preprocess.recordings import (
+    Recording,
+    Reject,
+    Species,
+    read_table,
+    tally,
+    update_rejects,
+    write_table,
+)
+from preprocess.sources import Corpus, open_source
+
+
+def fetch(config: Config, jobs: int) -> None:
+    """Make or find the corpus of a configuration and write its manifest, unless nothing changed since.
+
+    Raises:
+        PipelineError: if the corpus cannot be had or holds no usable recording, or if the folder of the
+            corpus was made from other data.
+    """
+    folder = config.corpus_dir
+    description = {"source": config.data.source, "limit": config.data.limit, **config.data.options}
+    known = check_description(folder, description)
+    source = open_source(config.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    root = source.fetch(folder / "raw", config.data.limit, jobs)
+    fingerprint = fingerprint_files(root)
+    manifest = folder / "recordings.csv"
+    if known.get("fingerprint") == fingerprint and manifest.exists():
+        recordings = read_table(manifest, Recording)
+        log(f"nothing changed: {tally(len(recordings), read_rejects(folder))}")
+        return
+    corpus = limit_recordings(source.read(root), config.data.limit)
+    root = root if root.is_dir() else root.parent
+    recordings, rejects = verify(root, corpus, jobs)
+    rejects += corpus.rejects
+    write_table(folder / "classes.csv", Species, sorted(corpus.species, key=lambda row: row.class_id))
+    write_table(manifest, Recording, recordings)
+    update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
+    copy_truth(corpus.truth, folder / "truth.csv")
+    if not recordings:
+        raise PipelineError(
+            f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}."
+        )
+    write_description(
+        folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description}
+    )
+    parts = Counter(row.part for row in recordings)
+    hours = sum(row.duration for row in recordings) / 3600
+    log(
+        f"{tally(len(recordings), rejects)}; {parts['train']} for training, {parts['test']} for the test, "
+        f"{len(corpus.species)} species, {hours:.2f} h"
+    )
+
+
+def verify(root: Path, corpus: Corpus, jobs: int) -> tuple[list[Recording], list[Reject]]:
+    """Check every audio header and return the good recordings in the order of the manifest, and the rest."""
+    rejects, seen, unique = [], set(), []
+    for row in sorted(corpus.recordings, key=lambda row: (row.part != "train", row.file)):
+        if row.media_id in seen:
+            rejects.append(
+                Reject(row.file, "fetch", "duplicate_media_id", f"MediaId {row.media_id} came before")
+            )
+            continue
+        seen.add(row.media_id)
+        unique.append(row)
+
+    def check(row: Recording) -> Recording | Reject:
+        try:
+            path = (root / row.file).resolve()
+            if not path.is_relative_to(root.resolve()):
+                return Reject(row.file, "fetch", "outside_root", "the file lies outside the corpus")
+            duration, rate = audio.probe(path)
+        except audio.AudioError as error:
+            return Reject(row.file, "fetch", error.reason, error.detail)
+        except OSError as error:
+            return Reject(row.file, "fetch", "unreadable", str(error.strerror))
+        return replace(row, duration=round(duration, 6), sample_rate=rate)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        checked = list(progress(pool.map(check, unique), len(unique), "recordings"))
+    return [row for row in checked if isinstance(row, Recording)], rejects + [
+        r for r in checked if isinstance(r, Reject)
+    ]
+
+
+def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
+    """Keep `limit` training recordings of a few well-represented species, and test recordings of the same."""
+    if not limit:
+        return corpus
+    train = [row for row in corpus.recordings if row.part == "train"]
+    counts = Counter(row.class_id for row in train)
+    chosen = [
+        c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]
+    ]
+    queues = {
+        c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen
+    }
+    kept: list[Recording] = []
+    while len(kept) < limit and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(kept) < limit:
+                kept.append(queue.pop(0))
+    labels = read_truth_classes(corpus.truth)
+    test = sorted((row for row in corpus.recordings if row.part == "test"), key=lambda row: row.file)
+    test = [row for row in test if not labels or labels.get(row.media_id) in chosen][: -(-limit // 3)]
+    species = [row for row in corpus.species if row.class_id in chosen]
+    return replace(corpus, recordings=kept + test, species=species)
+
+
+def read_truth_classes(truth: Path | None) -> dict[str, str]:
+    """Return MediaId -> ClassId of a ground truth, or nothing where there is none."""
+    if truth is None:
+        return {}
+    import csv
+
+    with truth.open(newline="", encoding="utf-8") as stream:
+        return {row["MediaId"]: row["ClassId"] for row in csv.DictReader(stream)}
+
+
+def fingerprint_files(root: Path) -> str:
+    """Return a hash over names, sizes and times of a file or all files under a folder: any change of the corpus changes it."""
+    digest = hashlib.sha256()
+    if root.is_file():
+        facts = root.stat()
+        return hashlib.sha256(
+            f"{root}|{facts.st_size}|{facts.st_mtime_ns}".encode(errors="surrogateescape")
+        ).hexdigest()
+    for top, folders, files in os.walk(root):
+        folders.sort()
+        digest.update(f"{os.path.relpath(top, root)}\n".encode(errors="surrogateescape"))
+        with os.scandir(top) as entries:
+            facts = {entry.name: entry.stat() for entry in entries if entry.is_file()}
+        for name in sorted(files):
+            if name in facts:
+                digest.update(
+                    f"{name}|{facts[name].st_size}|{facts[name].st_mtime_ns}\n".encode(
+                        errors="surrogateescape"
+                    )
+                )
+    return digest.hexdigest()
+
+
+def check_description(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """Return what corpus.json says, or nothing where there is none.
+
+    Raises:
+        PipelineError: if the folder was made from another source or with other options.
+    """
+    known = read_description(folder)
+    if known and known.get("options") != description:
+        old = known.get("options", {})
+        keys = sorted(key for key in old.keys() | description.keys() if old.get(key) != description.get(key))
+        changes = ", ".join(f"data.{key}: {old.get(key)!r} -> {description.get(key)!r}" for key in keys)
+        raise PipelineError(
+            f"{folder} was made from other data ({changes}). Keep both with --set data.corpus=NAME, or remove that folder."
+        )
+    return known
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return corpus.json of a corpus folder: the options and the root that it was made from."""
+    path = folder / "corpus.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 1 again.") from None
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write corpus.json, whole or not at all."""
+    partial = folder / "corpus.json.part"
+    partial.write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+    partial.replace(folder / "corpus.json")
+
+
+def read_rejects(folder: Path) -> list[Reject]:
+    """Return the rows that this stage wrote to rejected.csv."""
+    path = folder / "rejected.csv"
+    return [row for row in read_table(path, Reject) if row.stage == "fetch"] if path.exists() else []
+
+
+def copy_truth(source: Path | None, destination: Path) -> None:
+    """Put the ground truth of the test part, where there is one, beside the manifest."""
+    if source is None:
+        destination.unlink(missing_ok=True)
+        return
+    partial = destination.with_name(destination.name + ".part")
+    shutil.copyfile(source, partial)
+    partial.replace(destination)
+
+
+def main() -> None:
+    """Fetch a corpus and write its manifest."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add_config_arguments(parser)
+    add_jobs_argument(parser)
+    args = parser.parse_args()
+    fetch(load_config(args), args.jobs)
+
+
+if __name__ == "__main__":
+    run(main)

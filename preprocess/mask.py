@@ -1,0 +1,97 @@
+"""The energy mask of Toth and Czeba (2016): which cells of a spectrogram carry information.
+
+A cell is `cell_frames` frames by one frequency band. It is dropped if its mean is below 0, or if the mean of its
+loudest values is below a factor times the band's mean plus deviation over the whole recording. Kept cells keep
+their four neighbours too. All in log10(LSB^2 / Hz).
+"""
+
+import math
+
+import numpy as np
+
+
+def band_edges(bins: int, bands: int) -> np.ndarray:
+    """Return the borders of the bands in bins, int64 [bands + 1]: ceil(linspace(0, bins, bands + 1))."""
+    return np.ceil(np.linspace(0, bins, bands + 1)).astype(np.int64)
+
+
+class MaskBuilder:
+    """Computes the mask of one recording from its spectrogram, block by block."""
+
+    def __init__(
+        self, edges: np.ndarray, cell_frames: int, loudest: int, level_factor: float, dilate: bool
+    ) -> None:
+        """Start a recording.
+
+        Args:
+            edges: from `band_edges`.
+            cell_frames: frames per cell; the last cell of a recording may be shorter.
+            loudest: how many of a cell's largest values are averaged.
+            level_factor: of (mean + deviation) of the band, which that average must reach.
+            dilate: whether the four neighbours of a kept cell are kept.
+        """
+        self.edges, self.cell_frames, self.loudest = edges, cell_frames, loudest
+        self.level_factor, self.dilate_kept = level_factor, dilate
+        self.means: list[np.ndarray] = []
+        self.peaks: list[np.ndarray] = []
+        self.frames = 0
+        self.sums = np.zeros(len(edges) - 1)
+        self.squares = np.zeros(len(edges) - 1)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next frames, float32 [frames, bins]; all blocks but the last hold whole cells."""
+        whole = len(block) - len(block) % self.cell_frames
+        if whole:
+            self._add_cells(block[:whole].reshape(-1, self.cell_frames, block.shape[1]))
+        if whole < len(block):
+            self._add_cells(block[None, whole:])
+        self.frames += len(block)
+
+    def _add_cells(self, cells: np.ndarray) -> None:
+        """Take cells of equal length, float32 [cells, frames, bins]."""
+        starts = self.edges[:-1]
+        by_bin = cells.sum(axis=1, dtype=np.float64)
+        totals = np.add.reduceat(by_bin, starts, axis=1)
+        sizes = cells.shape[1] * np.diff(self.edges)
+        self.means.append(totals / sizes)
+        self.sums += totals.sum(axis=0)
+        by_bin_squared = np.einsum("cfb,cfb->b", cells, cells, dtype=np.float64)
+        self.squares += np.add.reduceat(by_bin_squared, starts)
+        peaks = np.empty_like(totals)
+        for band, (low, high) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
+            values = cells[:, :, low:high].reshape(len(cells), -1)
+            take = min(self.loudest, values.shape[1])
+            peaks[:, band] = np.partition(values, values.shape[1] - take, axis=1)[:, -take:].mean(
+                axis=1, dtype=np.float64
+            )
+        self.peaks.append(peaks)
+
+    def cells(self) -> np.ndarray:
+        """Return the mask, uint8 [cells, bands]: 0 drop, 1 keep."""
+        sizes = self.frames * np.diff(self.edges)
+        mean = self.sums / sizes
+        deviation = np.sqrt(np.maximum(self.squares / sizes - mean**2, 0))
+        means, peaks = np.concatenate(self.means), np.concatenate(self.peaks)
+        dropped = (means < 0) | (peaks < self.level_factor * (mean + deviation))
+        kept = ~dropped
+        return (dilate(kept) if self.dilate_kept else kept).astype(np.uint8)
+
+
+def dilate(kept: np.ndarray) -> np.ndarray:
+    """Keep the four neighbours of every kept cell, once; bool [cells, bands]."""
+    grown = kept.copy()
+    grown[1:] |= kept[:-1]
+    grown[:-1] |= kept[1:]
+    grown[:, 1:] |= kept[:, :-1]
+    grown[:, :-1] |= kept[:, 1:]
+    return grown
+
+
+def kept_columns(cells: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return which cells' frames stay: those with at most 95 % of their bins dropped; bool [cells].
+
+    With 200 bins that is any frame with at least 10 kept bins, so one kept band is enough.
+    """
+    widths = np.diff(edges)
+    bins = int(edges[-1])
+    return bins - cells.astype(np.int64) @ widths <= math.floor(0.95 * bins)

@@ -1,0 +1,78 @@
+"""Front ends, one module each: from samples to what the shards hold.
+
+A recipe module holds one frozen dataclass named ``Recipe``. Its fields are the recipe's options in
+``[features]``. Besides them it has:
+
+    sample_rate                          # Hz of the WAV files of stage 2
+    encoding -> Encoding                 # how values are stored
+    edges -> int64 [bands + 1]           # borders of the mask's bands in bins
+    cell_frames                          # frames per cell of the mask
+    frame_rate                           # frames per second
+    count_frames(samples) -> int
+    blocks(path) -> Iterator[float32 [frames, bins]]
+    new_mask() -> MaskBuilder
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from config import ConfigError, Features, bind
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a value is stored: value = code * scale_factor + add_offset (CF conventions, section 8.1)."""
+
+    dtype: str
+    scale_factor: float
+    add_offset: float
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return the codes of float32 values, rounded to the nearest and clipped to the range of the type."""
+        dtype = np.dtype(self.dtype)
+        if dtype.kind == "f" and (self.scale_factor, self.add_offset) == (1.0, 0.0):
+            return values.astype(dtype)
+        codes = values * np.float32(1 / self.scale_factor)
+        codes -= np.float32(self.add_offset / self.scale_factor)
+        if dtype.kind == "f":
+            return codes.astype(dtype)
+        limits = np.iinfo(dtype)
+        np.rint(codes, out=codes)
+        return np.clip(codes, limits.min, limits.max, out=codes).astype(dtype)
+
+    @property
+    def zero(self) -> np.generic:
+        """The code of the value 0, which dropped cells and padding get."""
+        return self.encode(np.zeros(1, np.float32))[0]
+
+
+def open_recipe(features: Features) -> Any:
+    """Return the recipe that the section [features] chooses, with its options.
+
+    Raises:
+        ConfigError: for an unknown recipe or option.
+    """
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    if features.recipe not in names:
+        raise ConfigError(
+            f"Unknown features.recipe. Received: {features.recipe!r}. Expected one of: {', '.join(names)}."
+        )
+    recipe = importlib.import_module(f"preprocess.recipes.{features.recipe}").Recipe
+    return recipe(**bind(recipe, features.options, "features"))
+
+
+def describe(recipe: Any, name: str) -> str:
+    """Return the resolved recipe as JSON, which every shard carries."""
+    return json.dumps({"recipe": name, **dataclasses.asdict(recipe)}, sort_keys=True)
+
+
+def folder_name(recipe: Any, name: str) -> str:
+    """Return the name of the folder under features/: the recipe and a hash of its options."""
+    return f"{name}-{hashlib.sha256(describe(recipe, name).encode()).hexdigest()[:8]}"

@@ -1,0 +1,135 @@
+"""The manifest: one row per recording in `recordings.csv`, beside it `classes.csv` and `rejected.csv`.
+
+Every later stage reads these tables and nothing else about the corpus.
+"""
+
+import csv
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from config import PipelineError
+
+BACKGROUND_SEPARATOR = ","
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording. Unknown is the empty string, except for numbers read from the audio header (0)."""
+
+    media_id: str
+    file: str  # relative to the root of the corpus, with '/'
+    class_id: str = ""  # empty in a test part without labels
+    background: str = ""  # class ids, separated by commas
+    group: str = ""  # species + recordist + day: never split between training and validation
+    part: str = "train"  # train or test
+    fold: str = ""
+    duration: float = 0.0  # seconds, by the header of the file
+    sample_rate: int = 0  # Hz, of the file
+    scientific_name: str = ""
+    vernacular_name: str = ""
+    date: str = ""  # YYYY, YYYY-MM or YYYY-MM-DD
+    time: str = ""  # HH:MM
+    latitude: str = ""
+    longitude: str = ""
+    elevation: str = ""  # metres
+    locality: str = ""
+    author: str = ""
+    content: str = ""  # song, call, ...
+    quality: str = ""
+    licence: str = ""
+
+    @property
+    def background_ids(self) -> list[str]:
+        """The class ids of the background species."""
+        return self.background.split(BACKGROUND_SEPARATOR) if self.background else []
+
+
+@dataclass(frozen=True, slots=True)
+class Species:
+    """One class, in the order of the network's outputs."""
+
+    class_id: str
+    scientific_name: str = ""
+    vernacular_name: str = ""
+    order: str = ""
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One file that a stage could not use, and why."""
+
+    file: str
+    stage: str  # fetch, resample or load
+    reason: str  # a short code; README lists them
+    detail: str = ""
+
+
+Row = TypeVar("Row", Recording, Species, Reject)
+
+
+def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
+    """Write rows of one kind as CSV, whole or not at all."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([getattr(row, name) for name in names] for row in rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def read_table(path: Path, kind: type[Row]) -> list[Row]:
+    """Read what `write_table` wrote.
+
+    Raises:
+        PipelineError: naming the file and the row, if it is missing or not such a table.
+    """
+    fields = dataclasses.fields(kind)
+    names = [field.name for field in fields]
+    numbers = [(i, field.type) for i, field in enumerate(fields) if field.type in (int, float)]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            if next(reader, None) != names:
+                raise PipelineError(
+                    f"{path} has other columns than expected ({', '.join(names)}). Make it again."
+                )
+            rows = []
+            for values in reader:
+                for i, number in numbers:
+                    values[i] = number(values[i])
+                rows.append(kind(*values))
+            return rows
+    except FileNotFoundError:
+        raise PipelineError(f"{path} is missing. Run stage 1: ./doall.sh --stage 1 --stop-stage 1") from None
+    except (ValueError, TypeError, IndexError, UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(
+            f"{path}, line {reader.line_num}: {error}. Remove the file and run stage 1 again."
+        ) from None
+
+
+def update_rejects(path: Path, stages: Sequence[str], rejects: Iterable[Reject]) -> None:
+    """Replace the rows of the given stages in `rejected.csv`, in the order stage, file."""
+    kept = [row for row in read_table(path, Reject) if row.stage not in stages] if path.exists() else []
+    order = {"fetch": 0, "resample": 1, "load": 2}
+    write_table(
+        path,
+        Reject,
+        sorted([*kept, *rejects], key=lambda row: (order.get(row.stage, 9), row.file, row.reason)),
+    )
+
+
+def tally(taken: int, rejects: Sequence[Reject], unit: str = "recordings") -> str:
+    """Return the closing words of a stage: how many were taken and how many rejected, by reason."""
+    reasons = Counter(reject.reason for reject in rejects)
+    detail = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return f"{taken} {unit} taken, {len(rejects)} rejected" + (f" ({detail})" if detail else "")

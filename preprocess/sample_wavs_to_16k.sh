@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Stage 2: resample a folder of recordings to 16 kHz, 16-bit, mono WAV with sox, on all cores.
+#
+#   preprocess/sample_wavs_to_16k.sh IN_DIR [OUT_DIR] [--rate HZ] [--jobs N] [--files-from LIST]
+#
+# OUT_DIR (default: IN_DIR/../wav_16khz) mirrors IN_DIR; other formats than WAV get ".wav" appended.
+# Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
+# written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
+# OUT_DIR/rejected.csv: unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
+set -euo pipefail
+
+rate=16000       # Hz of the output
+jobs=0           # processes; 0: one per core
+files_from=      # take these files only: paths relative to IN_DIR, one per line; - for standard input
+
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'; echo "Defaults: --rate $rate --jobs $jobs"; }
+fail() { echo "error: $*" >&2; exit 1; }
+
+folders=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --rate|--jobs|--files-from)
+      [ $# -ge 2 ] || fail "$1 needs a value"
+      case $1 in --rate) rate=$2 ;; --jobs) jobs=$2 ;; --files-from) files_from=$2 ;; esac
+      shift 2 ;;
+    -h|--help) usage; exit 0 ;;
+    --) shift; while [ $# -gt 0 ]; do folders+=("$1"); shift; done ;;
+    -*) fail "unknown option $1; see --help" ;;
+    *) folders+=("$1"); shift ;;
+  esac
+done
+[ ${#folders[@]} -ge 1 ] && [ ${#folders[@]} -le 2 ] || { usage >&2; exit 2; }
+[[ $rate =~ ^[1-9][0-9]{2,5}$ ]] || fail "--rate is a number of Hz, received $rate"
+[[ $jobs =~ ^[0-9]+$ ]] || fail "--jobs is a number of processes, received $jobs"
+[ "$jobs" -gt 0 ] || jobs=$(getconf _NPROCESSORS_ONLN)
+command -v sox >/dev/null || fail "sox is missing. Install it: apt-get install sox libsox-fmt-all (or: dnf install sox, brew install sox)"
+[ -d "${folders[0]}" ] || fail "there is no folder ${folders[0]}"
+in_dir=$(cd "${folders[0]}" && pwd)
+out_dir=${folders[1]:-$(dirname "$in_dir")/wav_16khz}
+mkdir -p "$out_dir" 2>/dev/null || fail "cannot make the folder $out_dir"
+out_dir=$(cd "$out_dir" && pwd)
+[ "$in_dir" != "$out_dir" ] || fail "IN_DIR and OUT_DIR are the same folder"
+[ -w "$out_dir" ] || fail "cannot write to $out_dir"
+
+list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
+  if [ -n "$files_from" ]; then
+    tr '\n' '\0' < "${files_from/#-/\/dev\/stdin}"
+  else
+    (cd "$in_dir" && find . -path "./${out_dir#"$in_dir"/}" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
+      -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
+      -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' \) -print0) | LC_ALL=C sort -z | sed -z 's|^\./||'
+  fi
+}
+
+output_name() { # the output of an input path: a.wav -> a.wav, a.mp3 -> a.mp3.wav
+  case $1 in *.[wW][aA][vV]) out=$out_dir/$1 ;; *) out=$out_dir/$1.wav ;; esac
+}
+
+# The worker: resamples the files given as arguments and prints one NUL-terminated record for each,
+# "ok", "reject<TAB>reason<TAB>file<TAB>detail" or "fatal<TAB><TAB>file<TAB>detail".
+# shellcheck disable=SC2016
+worker='
+in_dir=$1 out_dir=$2 rate=$3; shift 3
+report() { printf "%s\t%s\t%s\t%.200s\0" "$1" "$2" "$file" "$(printf %s "$said" | tr "\n\t" "; ")"; }
+last=
+for file; do
+  in=$in_dir/$file
+  case $file in *.[wW][aA][vV]) out=$out_dir/$file ;; *) out=$out_dir/$file.wav ;; esac
+  folder=${out%/*}
+  [ "$folder" = "$last" ] || { mkdir -p "$folder"; last=$folder; }
+  part=$out.part said=
+  if [ ! -s "$in" ]; then
+    said="0 bytes, or no such file"; report reject empty; continue
+  fi
+  said=$(sox "$in" -t wav -b 16 -c 1 -r "$rate" "$part" 2>&1) && status=0 || status=$?
+  case $said in
+    *clipped*) said=$(sox -G "$in" -t wav -b 16 -c 1 -r "$rate" "$part" 2>&1) && status=0 || status=$? ;;
+  esac
+  case $said in
+    *"No space left"*|*"error writing output"*|*"ermission denied"*|*"Read-only"*) rm -f "$part"; report fatal; exit 255 ;;
+    *"Premature EOF"*|*LOST_SYNC*|*"MD5 checksum mismatch"*) rm -f "$part"; report reject truncated; continue ;;
+  esac
+  if [ "$status" -ge 128 ]; then rm -f "$part"; said="sox ended by signal $((status - 128))"; report fatal; exit 255; fi
+  case $status$said in 0|0*WARN*) case $said in *FAIL*) status=1 ;; esac ;; *) status=1 ;; esac
+  if [ "$status" -ne 0 ]; then rm -f "$part"; report reject unreadable; continue; fi
+  size=$(wc -c < "$part")
+  if [ "$size" -le 44 ]; then rm -f "$part"; said="no samples"; report reject no_samples; continue; fi
+  case $in in
+    *.mp3|*.MP3) # sox reads what is left of a cut MP3 without a word: compare with the length in its header
+      seconds=$(soxi -D "$in" 2>/dev/null || echo 0)
+      if awk "BEGIN { exit !($seconds * 0.98 - 0.2 > ($size - 44) / 2 / $rate) }"; then
+        rm -f "$part"; said="shorter than the $seconds s of its header"; report reject truncated; continue
+      fi ;;
+  esac
+  mv -f "$part" "$out"
+  printf "ok\0"
+done'
+
+todo=() kept=0
+while IFS= read -r -d '' file; do
+  [ -n "$file" ] || continue
+  output_name "$file"
+  if [ "$out" -nt "$in_dir/$file" ]; then kept=$((kept + 1)); else todo+=("$file"); fi
+done < <(list_inputs)
+total=${#todo[@]}
+
+csv() { printf '"%s"' "${1//\"/\"\"}"; }
+
+rejects=$out_dir/rejected.csv
+made=0 rejected=0 fatal= next=20
+exec 3> "$rejects.part"
+echo "file,stage,reason,detail" >&3
+if [ "$total" -gt 0 ]; then
+  batch=$((total / (jobs * 4))); [ "$batch" -ge 1 ] || batch=1; [ "$batch" -le 16 ] || batch=16
+  while IFS= read -r -d '' record; do
+    case $record in
+      ok) made=$((made + 1)) ;;
+      reject*)
+        IFS=$'\t' read -r _ reason file detail <<< "$record"
+        rejected=$((rejected + 1))
+        printf '%s,resample,%s,%s\n' "$(csv "$file")" "$reason" "$(csv "$detail")" >&3 ;;
+      fatal*) IFS=$'\t' read -r _ _ file detail <<< "${record/$'\t'$'\t'/$'\t'-$'\t'}"; fatal="$file: $detail" ;;
+    esac
+    if [ "$SECONDS" -ge "$next" ]; then
+      done=$((made + rejected)) next=$((SECONDS + 20))
+      echo "$(date +%Y-%m-%dT%H:%M:%S)   $done of $total files, $((done / SECONDS))/s, $(((total - done) * SECONDS / done)) s left"
+    fi
+  done < <(printf '%s\0' "${todo[@]}" | xargs -0 -n "$batch" -P "$jobs" sh -c "$worker" sh "$in_dir" "$out_dir" "$rate" 2>/dev/null || true)
+fi
+exec 3>&-
+if [ -n "$fatal" ]; then
+  rm -f "$rejects.part"
+  fail "stopped at $fatal. After mending that, the same command goes on from here."
+fi
+{ head -n 1 "$rejects.part"; tail -n +2 "$rejects.part" | LC_ALL=C sort; } > "$rejects.sorted" && mv -f "$rejects.sorted" "$rejects"
+rm -f "$rejects.part"
+[ $((made + rejected)) -eq "$total" ] || fail "$((total - made - rejected)) of $total files got no answer from their worker; run the command again."
+echo "$(date +%Y-%m-%dT%H:%M:%S) $made files resampled to $rate Hz, $kept kept, $rejected rejected$([ "$rejected" -eq 0 ] || echo ", see $rejects")"
+[ $((made + kept)) -gt 0 ] || fail "not one file of $in_dir could be used"

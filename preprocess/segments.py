@@ -1,0 +1,150 @@
+"""Views of the shards: segments of equal length, read through the mask or not.
+
+The 2016 view sets dropped cells to 0, removes the frames that are left empty and cuts the rest into consecutive
+segments; the last one ends with the recording and so overlaps the one before. A recording that is shorter than a
+segment is padded with zeros on the right, one that is dropped entirely stays whole, as zeros.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from config import PipelineError
+from preprocess.mask import kept_columns
+from preprocess.recipes import Encoding
+from preprocess.shards import Shard, open_shard
+
+
+class SegmentReader:
+    """Random access to the segments of all recordings in some shards, in the order of the shards."""
+
+    def __init__(self, shards: Sequence[Shard], segment_frames: int, mask: bool, drop_columns: bool) -> None:
+        """Open a view.
+
+        Args:
+            shards: from `open_shards`; all of one recipe.
+            segment_frames: length of a segment.
+            mask: set dropped cells to 0.
+            drop_columns: remove frames that the mask leaves empty; without `mask` the rest stays unmasked.
+        """
+        if not shards:
+            raise PipelineError("There are no features. Run stage 3: ./doall.sh --stage 3 --stop-stage 3")
+        self.shards, self.segment_frames = list(shards), segment_frames
+        self.mask, self.drop_columns = mask, drop_columns
+        first = shards[0]
+        self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset)
+        self.dtype, self.bins, self.cell_frames = first.frames.dtype, first.frames.shape[1], first.cell_frames
+        self.zero = self.encoding.zero
+        self.band_of_bin = np.repeat(np.arange(len(first.edges) - 1), np.diff(first.edges))
+        self.in_cell = np.arange(self.cell_frames)
+        self.cell_of_frame = np.arange(segment_frames + self.cell_frames) // self.cell_frames
+        self.media_id = [media_id for shard in shards for media_id in shard.media_id]
+        sizes = [len(shard.media_id) for shard in shards]
+        self.shard_of = np.repeat(np.arange(len(shards)), sizes)
+        self.frame_start = np.concatenate([shard.frame_start for shard in shards])
+        self.frame_count = np.concatenate([shard.frame_count for shard in shards])
+        self.cell_start = np.concatenate([shard.cell_start for shard in shards])
+        self.cell_count = -(-self.frame_count // self.cell_frames)
+        self.columns = [kept_columns(shard.cells, shard.edges) for shard in shards] if drop_columns else []
+        self.lengths = self._view_lengths() if drop_columns else self.frame_count.copy()
+
+    def __len__(self) -> int:
+        return len(self.media_id)
+
+    def _view_lengths(self) -> np.ndarray:
+        """Return the frames of every recording that are left, int64 [n]; 0 where all were dropped."""
+        lengths = np.zeros(len(self), np.int64)
+        for i in range(len(self)):
+            kept = self._kept(i)
+            lengths[i] = np.count_nonzero(kept) * self.cell_frames
+            if len(kept) and kept[-1]:  # the last cell may be shorter
+                lengths[i] -= self.cell_count[i] * self.cell_frames - self.frame_count[i]
+        return lengths
+
+    def _kept(self, recording: int) -> np.ndarray:
+        start = self.cell_start[recording]
+        return self.columns[self.shard_of[recording]][start : start + self.cell_count[recording]]
+
+    def frames_left(self, recording: int) -> int:
+        """Return the length of a recording's view in frames; that of the recording where all was dropped."""
+        return int(self.lengths[recording] or self.frame_count[recording])
+
+    def segment_starts(self, recording: int) -> list[int]:
+        """Return the first frame of each of a recording's consecutive segments: ceil(frames / segment), at least 1."""
+        frames, size = self.frames_left(recording), self.segment_frames
+        count = max(1, -(-frames // size))
+        return [*range(0, (count - 1) * size, size), max(0, frames - size)]
+
+    def read(self, recordings: Sequence[int] | np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read one segment per pair of recording and first frame.
+
+        Returns:
+            Codes, [n, segment_frames, bins] in the dtype of the store; decode with `encoding`.
+        """
+        out = np.empty((len(recordings), self.segment_frames, self.bins), self.dtype)
+        fill = self._read_masked if self.mask or self.drop_columns else self._read_plain
+        for i, (recording, start) in enumerate(zip(recordings, starts, strict=True)):
+            fill(int(recording), int(start), out[i])
+        return out
+
+    def _read_plain(self, recording: int, start: int, out: np.ndarray) -> None:
+        first = self.frame_start[recording] + start
+        count = min(self.segment_frames, int(self.frame_count[recording]) - start)
+        out[:count] = self.shards[self.shard_of[recording]].frames[first : first + count]
+        out[count:] = self.zero
+
+    def _read_masked(self, recording: int, start: int, out: np.ndarray) -> None:
+        shard = self.shards[self.shard_of[recording]]
+        skip = start % self.cell_frames
+        cells = slice(start // self.cell_frames, (start + self.segment_frames - 1) // self.cell_frames + 1)
+        if not self.drop_columns:
+            chosen = np.arange(self.cell_count[recording])[cells]
+        elif self.lengths[recording]:
+            chosen = self._kept(recording).nonzero()[0][cells]
+        else:
+            out[:] = self.zero
+            return
+        count = min(self.segment_frames, self.frames_left(recording) - start)
+        rows = chosen[:, None] * self.cell_frames + self.in_cell + self.frame_start[recording]
+        shard.frames.take(
+            rows.ravel()[skip : skip + count], 0, out[:count], "clip"
+        )  # "clip": straight into out
+        if count < len(out):
+            out[count:] = self.zero
+        if self.mask:
+            keep = shard.cells[self.cell_start[recording] + chosen].take(self.band_of_bin, 1)
+            self._drop_cells(keep, self.cell_of_frame[skip : skip + count], out[:count])
+
+    def _drop_cells(self, keep: np.ndarray, cell: np.ndarray, out: np.ndarray) -> None:
+        """Set the bins of out [frames, bins] to 0 where keep, 0 or 1 in [cells, bins], is 0 in the frame's cell."""
+        if self.dtype == np.uint8:  # bitwise, several times faster than np.where
+            out &= np.negative(keep).take(cell, 0)
+            out |= ((keep ^ 1) * self.zero).take(cell, 0)
+        else:
+            np.copyto(out, self.zero, where=keep.take(cell, 0) == 0)
+
+
+def open_shards(folder: Path, part: str) -> list[Shard]:
+    """Open all shards of a part (train or test) in the order of the manifest.
+
+    Raises:
+        PipelineError: if there are none, or some are missing.
+    """
+    paths = sorted(folder.glob(f"{part}-*-of-*.h5"))
+    announced = {int(path.stem.rpartition("-")[2]) for path in paths}
+    if announced != {len(paths)} and (paths or part == "train"):
+        raise PipelineError(
+            f"{folder} holds {len(paths)} {part} shards, expected {announced or 'some'}. Run stage 3 again."
+        )
+    return [open_shard(path) for path in paths]
+
+
+def list_segments(reader: SegmentReader, recordings: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all segments of some recordings: the recording and the first frame of each, int64 [segments]."""
+    owners, starts = [], []
+    for recording in recordings:
+        own = reader.segment_starts(int(recording))
+        owners += [int(recording)] * len(own)
+        starts += own
+    return np.array(owners, np.int64), np.array(starts, np.int64)

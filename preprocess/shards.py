@@ -1,0 +1,249 @@
+"""HDF5 shards: the spectrograms of some recordings, one after the other, and their masks beside them.
+
+    /frames       uint8, float16 or float32 [total_frames, bins]; attrs scale_factor, add_offset, units (CF)
+    /cells        uint8 [total_cells, bands]: 0 drop, 1 keep; attrs cell_frames, band_edges (in bins)
+    /media_id, /class_id                            UTF-8 string [n]
+    /frame_start, /frame_count, /cell_start         int64 [n]
+    attrs: schema, recipe (JSON), sample_rate, frame_rate, inputs, rejected (JSON), software, complete
+
+`frames` and `cells` are contiguous and uncompressed, so that a reader maps them into memory: random 310 x 200
+segments come 8 times faster than through HDF5, and 100 times faster than from gzip.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from config import PipelineError
+from preprocess.recordings import Recording, Reject
+from preprocess.spectrogram import AudioError, count_samples
+
+SCHEMA = 1
+_DTYPES = frozenset(("uint8", "float16", "float32"))
+_TABLES = ("media_id", "class_id", "frame_start", "frame_count", "cell_start")
+SHORTER_SECONDS = 0.2  # that a resampled recording may be shorter than its header said,
+SHORTER_SHARE = 0.02  # and so much of its length: MP3 headers count the encoder's padding
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard mapped into memory; the arrays are read-only."""
+
+    path: Path
+    frames: np.ndarray  # [total_frames, bins], codes
+    cells: np.ndarray  # uint8 [total_cells, bands]
+    media_id: list[str]
+    frame_start: np.ndarray  # int64 [n]
+    frame_count: np.ndarray
+    cell_start: np.ndarray
+    cell_frames: int
+    edges: np.ndarray  # int64 [bands + 1]
+    scale_factor: float
+    add_offset: float
+    recipe: str  # JSON
+
+
+def write_shard(
+    path: Path, recipe: Any, description: str, root: Path, rows: Sequence[tuple[Recording, str]], inputs: str
+) -> list[Reject]:
+    """Compute the spectrograms of some recordings and write them as one shard, whole or not at all.
+
+    Args:
+        path: the shard.
+        recipe: the front end (see preprocess.recipes).
+        description: the recipe as JSON.
+        root: folder of the resampled WAV files.
+        rows: recordings, each with its WAV file relative to root.
+        inputs: fingerprint of rows, to recognise a shard that is still valid.
+
+    Returns:
+        What could not be used. A shard without a single recording is written too: it says that all were rejected.
+    """
+    rejects: list[Reject] = []
+    good: list[tuple[Recording, Path, int]] = []
+    for row, wav in rows:
+        try:
+            samples = count_samples(root / wav)
+            seconds = samples / recipe.sample_rate
+            if seconds < row.duration * (1 - SHORTER_SHARE) - SHORTER_SECONDS:
+                raise AudioError("truncated", f"{seconds:.2f} s of {row.duration:.2f} s")
+            good.append((row, root / wav, recipe.count_frames(samples)))
+        except (AudioError, FileNotFoundError) as error:
+            rejects.append(_reject(row, error))
+    partial = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            _write(partial, recipe, description, good, inputs, rejects)
+            break
+        except _Unusable as problem:  # found only while reading: leave that recording out and start over
+            rejects.append(_reject(problem.row, problem.error))
+            good = [item for item in good if item[0] is not problem.row]
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno is None and "errno = " in str(error):  # HDF5 wraps the reason in text
+                reason = str(error).partition("error message = '")[2].partition("'")[0]
+                raise PipelineError(f"{reason}: {path}") from None
+            raise
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.replace(path)
+    return rejects
+
+
+class _Unusable(Exception):  # noqa: N818
+    def __init__(self, row: Recording, error: Exception) -> None:
+        self.row, self.error = row, error
+
+
+def _reject(row: Recording, error: Exception) -> Reject:
+    if isinstance(error, AudioError):
+        return Reject(row.file, "load", error.reason, error.detail)
+    return Reject(row.file, "load", "no_wav", "its resampled WAV is not there; run stage 2 again")
+
+
+def _write(
+    path: Path,
+    recipe: Any,
+    description: str,
+    rows: list[tuple[Recording, Path, int]],
+    inputs: str,
+    rejects: list[Reject],
+) -> None:
+    encoding, bins = recipe.encoding, int(recipe.edges[-1])
+    counts = np.array([count for _, _, count in rows], np.int64)
+    cell_counts = -(-counts // recipe.cell_frames)
+    with h5py.File(path, "w", libver="latest") as file:
+        frames = file.create_dataset("frames", (int(counts.sum()), bins), encoding.dtype)
+        frames.attrs.update(
+            scale_factor=encoding.scale_factor, add_offset=encoding.add_offset, units=recipe.units
+        )
+        cells = file.create_dataset("cells", (int(cell_counts.sum()), len(recipe.edges) - 1), "uint8")
+        cells.attrs.update(cell_frames=recipe.cell_frames, band_edges=recipe.edges)
+        frame_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        cell_start = np.concatenate([[0], np.cumsum(cell_counts)]).astype(np.int64)
+        for (row, wav, count), start, cell in zip(rows, frame_start, cell_start, strict=False):
+            mask, position = recipe.new_mask(), int(start)
+            try:
+                for block in recipe.blocks(wav):
+                    mask.add(block)
+                    frames[position : position + len(block)] = encoding.encode(block)
+                    position += len(block)
+            except (AudioError, FileNotFoundError) as error:
+                raise _Unusable(row, error) from None
+            if position != start + count:
+                raise _Unusable(row, AudioError("truncated", "fewer samples than the header says"))
+            kept = mask.cells()
+            cells[int(cell) : int(cell) + len(kept)] = kept
+        for name, values in (
+            ("media_id", [row.media_id for row, _, _ in rows]),
+            ("class_id", [row.class_id for row, _, _ in rows]),
+        ):
+            encoded = [value.encode() for value in values]
+            length = max(map(len, encoded), default=1) or 1
+            file[name] = np.array(encoded, h5py.string_dtype("utf-8", length))
+        file["frame_start"], file["frame_count"], file["cell_start"] = (
+            frame_start[:-1],
+            counts,
+            cell_start[:-1],
+        )
+        file.attrs.update(
+            schema=SCHEMA,
+            recipe=description,
+            sample_rate=recipe.sample_rate,
+            frame_rate=recipe.frame_rate,
+            inputs=inputs,
+            rejected=json.dumps([asdict(reject) for reject in rejects]),
+            software=f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}, numpy {np.__version__}",
+        )
+        file.attrs["complete"] = 1
+
+
+def read_stamp(path: Path) -> tuple[str, list[Reject]] | None:
+    """Return the fingerprint of a complete shard's inputs and its rejects; None if it is missing or damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("complete") != 1 or file.attrs.get("schema") != SCHEMA:
+                return None
+            return file.attrs["inputs"], [Reject(**reject) for reject in json.loads(file.attrs["rejected"])]
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a shard into memory after checking that it is complete, ours, and no larger than its file.
+
+    Raises:
+        PipelineError: naming the file and what is wrong with it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            for name in ("frames", "cells", *_TABLES):
+                link = file.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+                    raise PipelineError(f"{path}: /{name} is no dataset of this file.")
+                if file[name].is_virtual or file[name].external:
+                    raise PipelineError(f"{path}: /{name} refers to other files, which is refused.")
+            if file.attrs.get("schema") != SCHEMA or file.attrs.get("complete") != 1:
+                raise PipelineError(
+                    f"{path} is incomplete or of another version. Remove it and run stage 3 again."
+                )
+            frames, cells = file["frames"], file["cells"]
+            if (
+                frames.ndim != 2
+                or frames.dtype.name not in _DTYPES
+                or cells.ndim != 2
+                or cells.dtype != np.uint8
+            ):
+                raise PipelineError(f"{path}: /frames or /cells has an unexpected type or shape.")
+            n = len(file["media_id"])
+            if any(file[name].shape != (n,) for name in _TABLES) or n > path.stat().st_size:
+                raise PipelineError(f"{path}: its tables differ in length.")
+            frame_start, frame_count, cell_start = (file[name][:].astype(np.int64) for name in _TABLES[2:])
+            cell_frames = int(cells.attrs["cell_frames"])
+            edges = np.asarray(cells.attrs["band_edges"], np.int64)
+            cell_end = cell_start - (-frame_count // max(1, cell_frames))
+            fits = (
+                cell_frames >= 1
+                and len(edges) == cells.shape[1] + 1
+                and edges[-1] == frames.shape[1]
+                and (n == 0 or min(frame_start.min(), frame_count.min() - 1, cell_start.min()) >= 0)
+                and (
+                    n == 0
+                    or ((frame_start + frame_count).max() <= len(frames) and cell_end.max() <= len(cells))
+                )
+            )
+            if not fits:
+                raise PipelineError(f"{path}: its index points outside the data.")
+            return Shard(
+                path,
+                _map(path, frames),
+                _map(path, cells),
+                [value.decode() for value in file["media_id"][:]],
+                frame_start,
+                frame_count,
+                cell_start,
+                cell_frames,
+                edges,
+                float(frames.attrs["scale_factor"]),
+                float(frames.attrs["add_offset"]),
+                str(file.attrs["recipe"]),
+            )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None
+
+
+def _map(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """Return a contiguous dataset as a read-only array over the file."""
+    if dataset.size == 0:
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None or offset + dataset.nbytes > path.stat().st_size:
+        raise PipelineError(f"{path}: {dataset.name} is not contiguous, or the file is cut off.")
+    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))

@@ -1,0 +1,52 @@
+"""Kinds of corpora, one module each.
+
+A source module holds one frozen dataclass named ``Source``. Its fields are the source's options in ``[data]``.
+It has two methods:
+
+    fetch(raw, limit, jobs) -> Path     # download or make the corpus under raw, or find it; returns its root
+    read(root) -> Corpus                # its recordings and classes, and what had to be rejected
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from config import ConfigError, Data, bind
+from preprocess.recordings import Recording, Reject, Species
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a source found: rows in any order, without gaps in their meaning."""
+
+    recordings: list[Recording]
+    species: list[Species]
+    rejects: list[Reject] = field(default_factory=list)
+    truth: Path | None = None  # CSV of MediaId, ClassId, BackgroundClassIds for the test part
+
+
+class Source(Protocol):
+    """The interface of a source."""
+
+    def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
+        """Return the root folder of the corpus after making sure that it is there."""
+
+    def read(self, root: Path) -> Corpus:
+        """Return the recordings under root."""
+
+
+def open_source(data: Data) -> Source:
+    """Return the source that the section [data] chooses, with its options.
+
+    Raises:
+        ConfigError: for an unknown source or option.
+    """
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    if data.source not in names:
+        raise ConfigError(
+            f"Unknown data.source. Received: {data.source!r}. Expected one of: {', '.join(names)}."
+        )
+    source = importlib.import_module(f"preprocess.sources.{data.source}").Source
+    return source(**bind(source, data.options, "data"))

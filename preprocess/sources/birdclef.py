@@ -1,0 +1,250 @@
+"""BirdCLEF 2014-2017: one WAV and one XML file per recording.
+
+Layout under the root: ``TrainingSet/{wav,xml}`` and ``test/{wav,xml}``, as in the 2016 release also
+``test/{wav2015,xml2015}``; a ground truth for the test may lie beside them as ``test_groundtruth.csv``.
+Task and metadata: Goeau et al., LifeCLEF Bird Identification Task 2016, CEUR Vol-1609.
+"""
+
+import re
+import xml.parsers.expat
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xmltodict
+
+from config import PipelineError
+from preprocess import audio, download
+from preprocess.recordings import BACKGROUND_SEPARATOR, Recording, Reject, Species
+from preprocess.sources import Corpus
+
+ARCHIVES = ("BirdCLEF2016TrainingSet.tar.gz", "BirdCLEF2016TestSet.tar.gz")
+MAX_XML_BYTES = 64 * 1024  # real files have 1-3 KB
+_PARTS = (
+    ("train", "TrainingSet", ("wav",), ("xml",)),
+    ("test", "test", ("wav", "wav2015"), ("xml", "xml2015")),
+)
+_UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A BirdCLEF release: a folder that is already there, or the two archives of 2016 to download."""
+
+    root: str = ""  # folder with TrainingSet/ and test/; empty: download the archives
+    url: str = "http://otmedia.lirmm.fr/LifeCLEF/BirdCLEF2016/"  # where the archives are
+    keep_archives: bool = False  # after unpacking
+
+    def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
+        """Return the root after checking its layout; downloads about 50 GB if no root is given.
+
+        Raises:
+            PipelineError: naming the folders that are missing.
+        """
+        if not self.root:
+            download.fetch_archives(
+                [self.url.rstrip("/") + "/" + name for name in ARCHIVES], raw, self.keep_archives
+            )
+        root = Path(self.root).expanduser().resolve() if self.root else raw
+        check_layout(root)
+        return root
+
+    def read(self, root: Path) -> Corpus:
+        """Return the recordings of a release."""
+        return read_release(root)
+
+
+def check_layout(root: Path) -> None:
+    """Raise a PipelineError that names the folders of the layout that root lacks."""
+    if not root.is_dir():
+        raise PipelineError(f"data.root is no folder: {root}")
+    missing = [
+        f"{folder}/{' or '.join(names)}"
+        for part, folder, wavs, xmls in _PARTS
+        for names in (wavs, xmls)
+        if not any((root / folder / name).is_dir() for name in names)
+        and (part == "train" or (root / folder).is_dir())
+    ]
+    if missing:
+        raise PipelineError(f"{root} is no BirdCLEF release. Missing: {', '.join(missing)}.")
+
+
+def read_release(root: Path) -> Corpus:
+    """Read all XML files of a release, pair them with their audio, and find what does not fit."""
+    recordings, taxa, names, rejects = [], {}, {}, []
+    for part, folder, wavs, xmls in _PARTS:
+        found = {}
+        for wav in wavs:
+            for path in _listing(root / folder / wav):
+                if audio.is_audio(path):
+                    found.setdefault(path.stem.casefold(), path)
+        used = set()
+        for xml in xmls:
+            for path in _listing(root / folder / xml):
+                if path.suffix.lower() != ".xml":
+                    continue
+                file = path.relative_to(root).as_posix()
+                try:
+                    tags = read_xml(path)
+                    recording, sound = _to_recording(tags, path, found, part, root)
+                except audio.AudioError as error:
+                    rejects.append(Reject(file, "fetch", error.reason, error.detail))
+                    used.add(path.stem.casefold())
+                    continue
+                used.add(sound)
+                recordings.append(recording)
+                if recording.class_id:
+                    _note_species(taxa, recording, tags)
+                names[file] = recording
+        for stem, path in found.items():
+            if stem not in used:
+                rejects.append(
+                    Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML")
+                )
+    by_name = {species.scientific_name.casefold(): class_id for class_id, species in taxa.items()}
+    recordings = [
+        replace(row, background=_to_class_ids(row.background, by_name, row.class_id)) for row in recordings
+    ]
+    truth = root / "test_groundtruth.csv"
+    return Corpus(
+        recordings,
+        sorted(taxa.values(), key=lambda s: s.class_id),
+        rejects,
+        truth if truth.is_file() else None,
+    )
+
+
+def read_xml(path: Path) -> dict[str, str]:
+    """Return the tags of one ``<Audio>`` document as text; missing and empty tags are empty.
+
+    Raises:
+        AudioError: reason xml_too_large, xml_malformed or xml_entities.
+    """
+    if path.stat().st_size > MAX_XML_BYTES:
+        raise audio.AudioError("xml_too_large", f"more than {MAX_XML_BYTES} bytes")
+    try:
+        document = xmltodict.parse(path.read_bytes())
+    except xml.parsers.expat.ExpatError as error:
+        raise audio.AudioError("xml_malformed", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise audio.AudioError(
+            "xml_entities" if "entities" in str(error) else "xml_malformed", str(error)
+        ) from None
+    tags = document.get("Audio")
+    if not isinstance(tags, dict):
+        raise audio.AudioError("xml_malformed", "the root is not <Audio> with tags inside")
+    return {name: _text(value) for name, value in tags.items()}
+
+
+def _text(value: Any) -> str:
+    """Return the text of a tag that may be empty, repeated or carry attributes."""
+    if isinstance(value, list):
+        value = next((item for item in value if item), None)
+    if isinstance(value, dict):
+        value = value.get("#text")
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _known(text: str) -> str:
+    return "" if text.casefold() in _UNKNOWN else text
+
+
+def clean_date(text: str) -> str:
+    """Return YYYY, YYYY-MM or YYYY-MM-DD, as far as it is known: 2001-10-00 is 2001-10, 0000-00-00 is empty."""
+    match = re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text)
+    if not match or int(match[1]) == 0:
+        return ""
+    year, month, day = match[1], int(match[2]), int(match[3])
+    if not 1 <= month <= 12:
+        return year
+    return f"{year}-{month:02d}" + (f"-{day:02d}" if 1 <= day <= 31 else "")
+
+
+def clean_time(text: str) -> str:
+    """Return HH:MM on 24 hours: 9:45 is 09:45, 8:30pm is 20:30, ?:? is empty."""
+    match = re.match(r"(\d{1,2})[:.h](\d{2})\s*(am|pm)?", text.casefold())
+    if not match:
+        return ""
+    hour, minute = int(match[1]), int(match[2])
+    if match[3] and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if match[3] == "pm" else 0)
+    return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else ""
+
+
+def clean_number(text: str, limit: float) -> str:
+    """Return the text if it is a number with an absolute value up to limit, else nothing."""
+    try:
+        return text if abs(float(text)) <= limit else ""
+    except ValueError:
+        return ""
+
+
+def _listing(folder: Path) -> Iterable[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else ()
+
+
+def _to_recording(
+    tags: dict[str, str], path: Path, found: dict[str, Path], part: str, root: Path
+) -> tuple[Recording, str]:
+    """Return the row of one XML file and the key of its audio in found."""
+    name = tags.get("FileName") or path.stem
+    if "/" in name or "\\" in name or name.startswith(("-", ".")) or not name.isprintable():
+        raise audio.AudioError("bad_filename", name[:200])
+    stem = (name.rpartition(".")[0] if audio.is_audio(Path(name)) else name).casefold()
+    if stem not in found:
+        raise audio.AudioError("no_audio", f"{name} is not there")
+    media_id = tags.get("MediaId", "")
+    if not re.fullmatch(r"[\w.-]{1,64}", media_id):
+        raise audio.AudioError("bad_media_id", media_id[:200] or "no MediaId")
+    class_id = tags.get("ClassId", "") if part == "train" else ""
+    if part == "train" and not re.fullmatch(r"[\w-]{1,64}", class_id):
+        raise audio.AudioError("bad_class_id", class_id[:200] or "no ClassId")
+    date = clean_date(tags.get("Date", ""))
+    recordist = tags.get("AuthorID") or tags.get("Author", "")
+    recording = Recording(
+        media_id=media_id,
+        file=found[stem].relative_to(root).as_posix(),
+        class_id=class_id,
+        background=tags.get("BackgroundSpecies", "") if part == "train" else "",
+        group=f"{class_id}|{recordist}|{date}" if recordist else f"{class_id}|{media_id}",
+        part=part,
+        scientific_name=f"{tags.get('Genus', '')} {tags.get('Species', '')}".strip(),
+        vernacular_name=tags.get("VernacularNames", ""),
+        date=date,
+        time=clean_time(tags.get("Time", "")),
+        latitude=clean_number(tags.get("Latitude", ""), 90),
+        longitude=clean_number(tags.get("Longitude", ""), 180),
+        elevation=clean_number(tags.get("Elevation", ""), 9000),
+        locality=_known(tags.get("Locality", "")),
+        author=_known(tags.get("Author", "")),
+        content=_known(tags.get("Content", "")),
+        quality=clean_number(tags.get("Quality", ""), 5),
+        licence=tags.get("Licence", tags.get("License", "")),
+    )
+    return recording, stem
+
+
+def _note_species(taxa: dict[str, Species], recording: Recording, tags: dict[str, str]) -> None:
+    """Complete the entry of the recording's class with names that earlier recordings lacked."""
+    new = Species(
+        recording.class_id,
+        recording.scientific_name,
+        recording.vernacular_name,
+        tags.get("Order", ""),
+        tags.get("Family", ""),
+    )
+    old = taxa.get(recording.class_id, new)
+    taxa[recording.class_id] = Species(
+        recording.class_id,
+        old.scientific_name or new.scientific_name,
+        old.vernacular_name or new.vernacular_name,
+        old.order or new.order,
+        old.family or new.family,
+    )
+
+
+def _to_class_ids(background: str, by_name: dict[str, str], own: str) -> str:
+    """Translate scientific names to class ids; species that are no class of the corpus are left out."""
+    found = {by_name.get(" ".join(name.split()).casefold()) for name in background.split(",")}
+    return BACKGROUND_SEPARATOR.join(sorted(found - {None, own}))

@@ -1,0 +1,48 @@
+"""A folder (or single file) of audio without labels, as `predict.sh` takes it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import PipelineError
+from preprocess import audio
+from preprocess.recordings import Recording, Reject
+from preprocess.sources import Corpus
+
+
+@dataclass(frozen=True)
+class Source:
+    """All audio under a folder, any depth; the MediaId is the path relative to it."""
+
+    root: str = ""  # folder, or one audio file
+
+    def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
+        """Return the folder or file.
+
+        Raises:
+            PipelineError: if there is nothing at root.
+        """
+        path = Path(self.root).expanduser().resolve()
+        if not self.root or not path.exists():
+            raise PipelineError(f"There is no file or folder {self.root!r}.")
+        return path
+
+    def read(self, root: Path) -> Corpus:
+        """Return one unlabelled recording of the test part for every audio file."""
+        if root.is_file():
+            return Corpus([_recording(root.name)], [])
+        files = [Path(top) / name for top, _, names in os.walk(root) for name in names]
+        recordings, rejects = [], []
+        for file in sorted(file for file in files if audio.is_audio(file)):
+            name = file.relative_to(root).as_posix()
+            if name.isprintable():
+                recordings.append(_recording(name))
+            else:
+                rejects.append(
+                    Reject(repr(name), "fetch", "bad_filename", "the name holds control characters")
+                )
+        return Corpus(recordings, [], rejects)
+
+
+def _recording(name: str) -> Recording:
+    return Recording(media_id=name, file=name, part="test", group=name)

@@ -1,0 +1,110 @@
+"""Power spectral densities of 16-bit sound, in blocks, so that memory does not grow with the recording."""
+
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+
+from preprocess.audio import AudioError
+
+_LOG10_E = np.float32(np.log10(np.e))
+
+
+def read_blocks(
+    path: Path, sample_rate: int, block_frames: int, n_fft: int, hop: int
+) -> Iterator[np.ndarray]:
+    """Read a 16-bit mono WAV in overlapping blocks that each hold a whole number of STFT frames.
+
+    Args:
+        path: the file.
+        sample_rate: in Hz, which the file must have.
+        block_frames: STFT frames per block; the last block may hold fewer.
+        n_fft: samples per frame.
+        hop: samples between the starts of frames.
+
+    Yields:
+        int16 arrays of ``(frames - 1) * hop + n_fft`` samples. Samples that do not fill a frame at the end are
+        left out; a file shorter than one frame is padded with zeros to one.
+
+    Raises:
+        AudioError: reason damaged_wav or truncated, if the file is not what stage 2 writes.
+    """
+    try:
+        with wave.open(str(path), "rb") as stream:
+            if (stream.getsampwidth(), stream.getnchannels(), stream.getframerate()) != (2, 1, sample_rate):
+                raise AudioError("damaged_wav", f"not 16-bit mono at {sample_rate} Hz")
+            promised = stream.getnframes()
+            left = count_frames(promised, n_fft, hop)
+            overlap = np.empty(0, np.int16)
+            while left:
+                frames = min(left, block_frames)
+                wanted = (frames - 1) * hop + n_fft - len(overlap)
+                new = np.frombuffer(stream.readframes(wanted), "<i2")
+                if len(new) < wanted and promised >= n_fft:
+                    raise AudioError("truncated", "fewer samples than the header says")
+                block = np.concatenate([overlap, new, np.zeros(wanted - len(new), np.int16)])
+                yield block
+                overlap = block[frames * hop :]
+                left -= frames
+    except (wave.Error, EOFError) as error:
+        raise AudioError("damaged_wav", str(error)) from None
+
+
+def count_samples(path: Path) -> int:
+    """Return the number of samples that the header of a WAV file promises, after comparing it with the file's size.
+
+    Raises:
+        AudioError: reason damaged_wav or truncated.
+    """
+    try:
+        with wave.open(str(path), "rb") as stream:
+            samples, width = stream.getnframes(), stream.getsampwidth() * stream.getnchannels()
+    except (wave.Error, EOFError) as error:
+        raise AudioError("damaged_wav", str(error)) from None
+    if samples == 0:
+        raise AudioError("no_samples", "no samples")
+    if samples * width > path.stat().st_size:
+        raise AudioError("truncated", "fewer samples than the header says")
+    return samples
+
+
+def count_frames(samples: int, n_fft: int, hop: int) -> int:
+    """Return how many whole STFT frames fit; 1 for anything shorter than one frame."""
+    return max(1, (samples - n_fft + hop) // hop)
+
+
+def log_psd(
+    samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: int, floor: float
+) -> np.ndarray:
+    """Return log10 of the one-sided power spectral density.
+
+    The definition of matplotlib.mlab.specgram, which the 2016 system used: symmetric Hann window, no detrending,
+    divided by the sample rate and the power of the window, positive frequencies doubled except DC and Nyquist.
+
+    Args:
+        samples: int16 or float values in LSB, shape [(frames - 1) * hop + n_fft].
+        sample_rate: Hz.
+        n_fft: samples per frame.
+        hop: samples between frames.
+        bins: how many of the n_fft / 2 + 1 frequency bins to keep, from DC.
+        floor: smallest result; digital silence, whose logarithm is -inf, becomes this.
+
+    Returns:
+        float32 [frames, bins], log10(LSB^2 / Hz).
+    """
+    window = np.hanning(n_fft)
+    scale = np.full(bins, 2.0 / (sample_rate * np.sum(window**2)))
+    scale[0] /= 2
+    if bins == n_fft // 2 + 1:
+        scale[-1] /= 2
+    windowed = np.lib.stride_tricks.sliding_window_view(samples, n_fft)[::hop] * window.astype(np.float32)
+    spectrum = scipy.fft.rfft(windowed, axis=1)[:, :bins]
+    power = spectrum.real**2
+    power += spectrum.imag**2
+    power *= scale.astype(np.float32)
+    np.maximum(power, np.float32(10.0**floor), out=power)
+    np.log(power, out=power)
+    power *= _LOG10_E
+    return power

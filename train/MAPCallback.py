@@ -1,0 +1,70 @@
+"""Mean average precision during training: the official measure of the task, per recording, after every epoch."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from preprocess.segments import SegmentReader, list_segments
+from train.losses import Loss
+from train.metrics import average_precision, in_top
+from train.scoring import mean_scores, segment_logits
+
+
+class MAPCallback(keras.callbacks.Callback):
+    """Adds val_loss, val_acc, val_map, val_map_background, val_top1 and val_top5 to the logs of an epoch.
+
+    val_loss and val_acc are means over segments, the others over recordings. It comes before every callback
+    that uses these values.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Loss,
+        reader: SegmentReader,
+        recordings: np.ndarray,
+        labels: np.ndarray,
+        background: np.ndarray,
+        batch_size: int,
+    ) -> None:
+        """Keep the validation data.
+
+        Args:
+            model: from codes to logits.
+            loss: gives the scores and val_loss.
+            reader: the view.
+            recordings: indices of the validation recordings in the reader.
+            labels: the class of each of them, int [recordings].
+            background: its background species, bool [recordings, classes].
+            batch_size: of the prediction.
+        """
+        super().__init__()
+        self.scored, self.loss, self.reader = model, loss, reader
+        self.recordings, self.labels, self.batch_size = recordings, labels, batch_size
+        self.owners, self.starts = list_segments(reader, recordings)
+        self.main = np.zeros_like(background)
+        self.main[np.arange(len(labels)), labels] = True
+        self.relevant = self.main | background
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the validation figures of the current weights."""
+        logits = segment_logits(self.scored, self.reader, self.owners, self.starts, self.batch_size)
+        label_of = dict(zip(self.recordings.tolist(), self.labels.tolist(), strict=True))
+        labels = np.array([label_of[owner] for owner in self.owners.tolist()])
+        targets = np.eye(logits.shape[1], dtype=np.float32)[labels]
+        scores = mean_scores(ops.convert_to_numpy(self.loss.scores(logits)), self.owners, self.recordings)
+        scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
+        return {
+            "val_loss": float(np.mean(ops.convert_to_numpy(self.loss.compute(targets, logits)))),
+            "val_acc": float(np.mean(np.argmax(logits, axis=1) == labels)),
+            "val_map": float(np.mean(average_precision(scores, self.main))),
+            "val_map_background": float(np.mean(average_precision(scores, self.relevant))),
+            "val_top1": float(np.mean(in_top(scores, self.labels, 1))),
+            "val_top5": float(np.mean(in_top(scores, self.labels, 5))),
+        }
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the figures into the logs."""
+        logs.update(self.evaluate())

@@ -1,0 +1,1 @@
+"""From shards of spectrograms to a trained network in a run directory."""

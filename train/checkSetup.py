@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Stage 0: check that a configuration can be used, before any work, and say which hardware will do the work.
+
+python train/checkSetup.py --config config/birdclef2016.toml
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import os
+import shutil
+
+from config import PROJECT, Config, PipelineError
+from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.recipes import open_recipe
+from preprocess.sources import open_source
+
+
+def check(config: Config) -> None:
+    """Open every part that the configuration names, with its options.
+
+    Raises:
+        PipelineError: naming the key that is wrong, or the tool or right that is missing.
+    """
+    if shutil.which("sox") is None:
+        raise PipelineError("sox is missing. Install it: sudo apt-get install sox libsox-fmt-all")
+    open_source(config.data)
+    recipe = open_recipe(config.features)
+    for folder in (config.data.folder, config.train.folder):
+        nearest = PROJECT / folder
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not os.access(nearest, os.W_OK):
+            raise PipelineError(
+                f"Cannot write to {nearest}. Choose another place with data.folder and train.folder."
+            )
+    from train.augment import open_augmentations
+    from train.losses import open_loss
+    from train.network import build_model, open_optimizer
+    from train.trainModel import hardware
+
+    open_loss(config.train.loss)
+    open_augmentations(config.train.augment)
+    open_optimizer(config, 1)
+    build_model(config, recipe.encoding, int(recipe.edges[-1]), 2)
+    free = shutil.disk_usage(nearest).free
+    log(
+        f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; {free / 1e9:.0f} GB of disk free"
+    )
+
+
+def main() -> None:
+    """Check a configuration and say which hardware will be used."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add_config_arguments(parser)
+    check(load_config(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Pictures of what the network sees: one grey PNG per segment, low frequencies at the bottom.
+
+python train/generateImages.py                        # every training segment of the demo corpus
+python train/generateImages.py --raw --limit 50       # raw above masked
+python train/generateImages.py --part test --out /tmp/pictures
+
+Writes birdclef_data/<corpus>/images/<ClassId>/<MediaId>_<k>.png, <k> counting the segments of a recording.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image
+
+from config import Config, PipelineError
+from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
+from preprocess.loadData import features_folder
+from preprocess.recordings import Recording, read_table
+from preprocess.segments import SegmentReader, open_shards
+
+RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
+GAP = 4  # white pixels between raw and masked
+SEGMENTS_PER_TASK = 256
+
+
+def to_picture(codes: np.ndarray, scale_factor: float, add_offset: float) -> np.ndarray:
+    """Return a segment [frames, bins] as grey levels, uint8 [bins, frames], low frequencies at the bottom."""
+    low, high = RANGE
+    levels = (codes.T[::-1].astype(np.float32) * scale_factor + add_offset - low) * (255 / (high - low))
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def draw(view: SegmentReader, recording: int, start: int) -> np.ndarray:
+    """Return the picture of one segment, uint8 [bins, frames]."""
+    codes = view.read([recording], [start])[0]
+    return to_picture(codes, view.encoding.scale_factor, view.encoding.add_offset)
+
+
+def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, start: int) -> np.ndarray:
+    """Return a segment as it was recorded, and below it as the network sees it, uint8 [2 * bins + GAP, frames].
+
+    Where the view drops frames the two do not cover the same stretch: the raw one begins at the same share of the
+    recording.
+    """
+    share = start / max(1, view.frames_left(recording) - view.segment_frames)
+    latest = max(0, raw.frames_left(recording) - raw.segment_frames)
+    above = draw(raw, recording, round(min(1.0, share) * latest))
+    gap = np.full((GAP, above.shape[1]), 255, np.uint8)
+    return np.concatenate([above, gap, draw(view, recording, start)])
+
+
+def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: int) -> int:
+    """Write the pictures of a part and return their number.
+
+    Raises:
+        PipelineError: if there are no features.
+    """
+    folder = features_folder(config)
+    shards = open_shards(folder, part)
+    if not shards:
+        raise PipelineError(f"{folder} holds no {part} part.")
+    features = config.features
+    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    class_of = {
+        row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)
+    }
+    tasks = []
+    for recording, media_id in enumerate(view.media_id):
+        name = re.sub(r"[^\w.-]", "_", media_id)
+        home = out / (class_of.get(media_id) or "unknown")
+        for k, start in enumerate(view.segment_starts(recording)):
+            tasks.append((recording, start, home / f"{name}_{k}.png"))
+        if limit and len(tasks) >= limit:
+            break
+    tasks = tasks[: limit or None]
+    for home in {path.parent for _, _, path in tasks}:
+        home.mkdir(parents=True, exist_ok=True)
+    chunks = [tasks[i : i + SEGMENTS_PER_TASK] for i in range(0, len(tasks), SEGMENTS_PER_TASK)]
+    work = Parallel(n_jobs=min(jobs, len(chunks)), return_as="generator_unordered")(
+        delayed(_draw_all)(config, part, chunk, raw) for chunk in chunks
+    )
+    for _ in progress(work, len(chunks), f"x {SEGMENTS_PER_TASK} pictures"):
+        pass
+    return len(tasks)
+
+
+def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw: bool) -> None:
+    shards, features = open_shards(features_folder(config), part), config.features
+    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    plain = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
+    for recording, start, path in tasks:
+        pixels = draw_beside_raw(view, plain, recording, start) if raw else draw(view, recording, start)
+        partial = path.with_name(path.name + ".part")
+        Image.fromarray(pixels).save(
+            partial, "PNG", compress_level=1
+        )  # 1: ten times faster than 9, a tenth larger
+        partial.replace(path)
+
+
+def main() -> None:
+    """Draw what the network sees, one picture per segment."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add_config_arguments(parser)
+    add_jobs_argument(parser)
+    parser.add_argument("--part", choices=["train", "test"], default="train", help="default: train")
+    parser.add_argument("--limit", type=int, default=0, help="so many pictures, 0: all (default: 0)")
+    parser.add_argument("--raw", action="store_true", help="the unmasked recording above")
+    parser.add_argument("--out", type=Path, help="folder (default: birdclef_data/<corpus>/images)")
+    args = parser.parse_args()
+    if args.limit < 0:
+        parser.error("--limit is 0 or a number of pictures")
+    config = load_config(args)
+    out = args.out or config.corpus_dir / "images"
+    count = generate(config, args.part, out, args.limit, args.raw, args.jobs)
+    log(f"{count} pictures in {out}")
+
+
+if __name__ == "__main__":
+    run(main)

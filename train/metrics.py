@@ -1,0 +1,94 @@
+"""Scores of a ranking, as the BirdCLEF 2016 task defines them, with NumPy and scikit-learn.
+
+Ties: classes with equal scores all get the worst rank of their group, so a tie never helps and a constant score
+earns the chance of the last place. Recordings without a relevant class have no score (NaN) and are left out.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+BOOTSTRAP_ROUNDS = 2000
+_PAIRS_AT_ONCE = 4096  # relevant (recording, class) pairs compared at once: 4096 x 999 booleans are 4 MB
+
+
+def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """Return AveP of every recording: the mean, over its relevant classes, of the precision at their rank.
+
+    Goeau et al. 2016 (CEUR Vol-1609), section 4: MAP is the mean of these over the recordings.
+
+    Args:
+        scores: float [recordings, classes].
+        relevant: bool [recordings, classes].
+
+    Returns:
+        float64 [recordings]; NaN where nothing is relevant.
+    """
+    rows, columns = np.nonzero(relevant)
+    precision = np.empty(len(rows))
+    for low in range(0, len(rows), _PAIRS_AT_ONCE):
+        part = slice(low, low + _PAIRS_AT_ONCE)
+        at_least = scores[rows[part]] >= scores[rows[part], columns[part]][:, None]
+        precision[part] = (at_least & relevant[rows[part]]).sum(axis=1) / at_least.sum(axis=1)
+    sums = np.bincount(rows, precision, minlength=len(scores))
+    counts = relevant.sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(scores), np.nan), where=counts > 0)
+
+
+def in_top(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Return whether the labelled class is among the k best, bool [recordings]; labels are columns, int [recordings]."""
+    own = scores[np.arange(len(scores)), labels]
+    return (scores >= own[:, None]).sum(axis=1) <= k
+
+
+def macro_auroc(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Return the mean area under the ROC curve over the classes with both positives and negatives."""
+    usable = present(relevant)
+    return (
+        float(np.mean([roc_auc_score(relevant[:, c], scores[:, c]) for c in usable]))
+        if len(usable)
+        else float("nan")
+    )
+
+
+def class_map(scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Return cmAP: the mean average precision over the classes with at least one positive and one negative."""
+    usable = present(relevant)
+    values = [average_precision_score(relevant[:, c], scores[:, c]) for c in usable]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def present(relevant: np.ndarray) -> np.ndarray:
+    """Return the columns that hold both positives and negatives."""
+    counts = relevant.sum(axis=0)
+    return np.flatnonzero((counts > 0) & (counts < len(relevant)))
+
+
+def chance_map(relevant_counts: np.ndarray, classes: int) -> float:
+    """Return the expected MAP of a random ranking.
+
+    For R relevant of C classes: (R - 1) / (C - 1) * (1 - H_C / C) + H_C / C, with the harmonic number H_C.
+    """
+    counts = relevant_counts[relevant_counts > 0]
+    if not len(counts):
+        return float("nan")
+    if classes == 1:
+        return 1.0
+    first = np.sum(1 / np.arange(1, classes + 1)) / classes
+    return float(np.mean((counts - 1) / (classes - 1) * (1 - first) + first))
+
+
+def bootstrap_interval(
+    values: np.ndarray, statistic: Callable[..., np.ndarray] = np.nanmean, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a statistic over recordings."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    samples = [
+        statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP_ROUNDS)
+    ]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,292 @@
+"""The run directory: everything of one training run, and all that prediction needs.
+
+config.toml                     resolved
+classes.csv                     in the order of the outputs
+features.json                   recipe, encoding and bins; fingerprint of the shards it was trained on
+split.csv                       which recordings were for training, validation and holdout
+best_val_{map,loss,acc}.weights.h5
+state.h5                        weights, optimizer and history of the last epoch, to resume from
+history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import config as configuration
+from config import Config, PipelineError
+from preprocess.recipes import Encoding
+from preprocess.recordings import Species, read_table, write_table
+
+MONITORS = {"val_map": max, "val_loss": min, "val_acc": max}  # what best weights are kept of
+# What may differ when a run goes on: where things lie, how long it trains, and what prediction does.
+_FREE = frozenset(
+    ("data.folder", "train.folder", "train.epochs", "train.patience", "predict.top", "predict.batch_size")
+)
+MAX_STATE_BYTES = 1 << 36
+
+
+@dataclass(frozen=True)
+class FeatureStamp:
+    """What the network was trained on."""
+
+    recipe: str  # JSON of the resolved recipe
+    encoding: Encoding
+    bins: int
+    fingerprint: str  # of the inputs of all training shards
+
+
+class Run:
+    """A run directory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Point at a folder, which need not exist yet."""
+        self.folder = folder
+
+    def best_weights(self, monitor: str = "val_map") -> Path:
+        """Return the path of the best weights by val_map, val_loss or val_acc."""
+        return self.folder / f"best_{monitor}.weights.h5"
+
+    # Starting and resuming
+
+    def start(
+        self, config: Config, species: Sequence[Species], stamp: FeatureStamp, split: dict[str, str]
+    ) -> None:
+        """Write what identifies the run, or check that an earlier start wrote the same.
+
+        Raises:
+            PipelineError: if the folder holds a run with other settings or other features.
+        """
+        if (self.folder / "config.toml").exists():
+            self.check_same(config)
+            if (self.folder / "features.json").exists() and self.read_stamp() != stamp:
+                raise PipelineError(
+                    f"The recordings or features have changed since {self.folder} was started. "
+                    "Start another run with --set train.run=NAME, or remove that folder."
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_table(self.folder / "classes.csv", Species, species)
+        _write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
+        rows = "".join(f"{media_id},{side}\n" for media_id, side in split.items())
+        _write_text(self.folder / "split.csv", f"media_id,side\n{rows}")
+        _write_text(self.folder / "config.toml", configuration.to_toml(config))
+
+    def check_same(self, config: Config) -> None:
+        """Raise a PipelineError that names the settings in which the run differs from config."""
+        old, new = _flat(configuration.to_dict(self.read_config())), _flat(configuration.to_dict(config))
+        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in _FREE)
+        if keys:
+            changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys)
+            raise PipelineError(
+                f"{self.folder} was started with other settings ({changes}). "
+                "Start another run with --set train.run=NAME, or remove that folder."
+            )
+
+    def is_finished(self, config: Config) -> bool:
+        """Tell whether the run has trained as long as config asks for, and nothing else differs."""
+        if not (self.folder / "metrics.json").exists() or not (self.folder / "config.toml").exists():
+            return False
+        self.check_same(config)
+        history = self.read_history()
+        return len(history) >= config.train.epochs or stops_early(history, config.train.patience)
+
+    # Reading
+
+    def read_config(self) -> Config:
+        """Return the configuration that the run was trained with.
+
+        Raises:
+            PipelineError: if this is no run directory.
+        """
+        if not (self.folder / "config.toml").exists():
+            raise PipelineError(f"{self.folder} is no run directory. Train first: ./doall.sh")
+        return configuration.load(self.folder / "config.toml")
+
+    def read_species(self) -> list[Species]:
+        """Return the classes in the order of the outputs."""
+        return read_table(self.folder / "classes.csv", Species)
+
+    def read_stamp(self) -> FeatureStamp:
+        """Return what the network was trained on."""
+        path = self.folder / "features.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return FeatureStamp(**(facts | {"encoding": Encoding(**facts["encoding"])}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError(f"{path} is missing or damaged: {error}") from None
+
+    def read_split(self) -> dict[str, str]:
+        """Return media id -> train, validation or holdout."""
+        with (self.folder / "split.csv").open(newline="", encoding="utf-8") as stream:
+            return {row["media_id"]: row["side"] for row in csv.DictReader(stream)}
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Return one dictionary of figures per epoch."""
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Return the final figures."""
+        return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+
+    # Writing
+
+    def save_epoch(self, model: Any, trainer: Any, history: list[dict[str, float]]) -> None:
+        """Keep the best weights and the state after an epoch; a kill in between costs that epoch only.
+
+        The history decides what is best, so that best values and patience survive any interruption.
+        """
+        best = [monitor for monitor, better in MONITORS.items() if is_best(history, monitor, better)]
+        first = None
+        for monitor in best:
+            path = self.best_weights(monitor)
+            partial = path.with_name("part." + path.name)
+            partial.unlink(missing_ok=True)
+            if first is None:
+                model.save_weights(partial)
+            else:
+                _link(first, partial)
+            partial.replace(path)
+            first = first or path
+        self._save_state(trainer, history)
+        write_history(self.folder / "history.csv", history)
+
+    def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
+        path = self.folder / "state.h5"
+        partial = self.folder / "state.h5.part"
+        with h5py.File(partial, "w") as file:
+            for group, variables in _state_variables(trainer).items():
+                for i, variable in enumerate(variables):
+                    file[f"{group}/{i:04d}"] = np.asarray(variable.value)
+            file.attrs["history"] = np.void(json.dumps(history).encode())
+            file.attrs["complete"] = 1
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+
+    def restore(self, trainer: Any) -> list[dict[str, float]]:
+        """Load the state of the last epoch, if there is one, into a compiled model and return the history.
+
+        Raises:
+            PipelineError: if the state is damaged or belongs to another network.
+        """
+        path = self.folder / "state.h5"
+        if not path.exists():
+            return []
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs.get("complete") != 1:
+                    raise ValueError("incomplete")
+                for group, variables in _state_variables(trainer).items():
+                    if len(file[group]) != len(variables):
+                        raise ValueError(f"{len(file[group])} {group} instead of {len(variables)}")
+                    for i, variable in enumerate(variables):
+                        dataset = file[f"{group}/{i:04d}"]
+                        if dataset.shape != tuple(variable.shape) or dataset.is_virtual or dataset.external:
+                            raise ValueError(f"{group} {variable.path} has another shape")
+                        variable.assign(dataset[()])
+                return json.loads(bytes(file.attrs["history"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError(
+                f"{path} cannot be resumed from: {error}. Remove it to train from the start."
+            ) from None
+
+    def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
+        """Write the final figures, and one line about the run into log.csv beside it."""
+        log = self.folder.parent / "log.csv"
+        rows = []
+        if log.exists():
+            with log.open(newline="", encoding="utf-8") as stream:
+                rows = [row for row in csv.DictReader(stream) if row.get("run") != self.folder.name]
+        rows.append({name: str(value) for name, value in log_row.items()})
+        _write_rows(log, rows)
+        _write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1))
+
+
+def last_run(folder: Path) -> Run:
+    """Return the run that was finished last, by log.csv.
+
+    Raises:
+        PipelineError: if there is none.
+    """
+    log = folder / "log.csv"
+    if log.exists():
+        with log.open(newline="", encoding="utf-8") as stream:
+            for row in reversed(list(csv.DictReader(stream))):
+                if (folder / Path(row["run"]).name / "metrics.json").exists():
+                    return Run(folder / Path(row["run"]).name)
+    raise PipelineError(f"There is no finished run in {folder}. Train one first: ./doall.sh")
+
+
+def is_best(history: list[dict[str, float]], monitor: str, better: Any) -> bool:
+    """Tell whether the last epoch is strictly the best so far; NaN never is, but the first epoch always is."""
+    if len(history) == 1:
+        return True
+    value = history[-1][monitor]
+    earlier = [row[monitor] for row in history[:-1] if row[monitor] == row[monitor]]
+    return value == value and (
+        not earlier or (better(earlier) != value and better([*earlier, value]) == value)
+    )
+
+
+def best_epoch(history: list[dict[str, float]], monitor: str = "val_map") -> int:
+    """Return the number of the epoch, from 0, whose weights are kept for a monitor."""
+    return max(i for i in range(len(history)) if is_best(history[: i + 1], monitor, MONITORS[monitor]))
+
+
+def stops_early(history: list[dict[str, float]], patience: int) -> bool:
+    """Tell whether val_loss has not become lower for `patience` epochs."""
+    return bool(patience and history) and len(history) - 1 - best_epoch(history, "val_loss") >= patience
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Write one row per epoch."""
+    _write_rows(path, history)
+
+
+def _state_variables(trainer: Any) -> dict[str, list[Any]]:
+    return {"weights": trainer.weights, "optimizer": trainer.optimizer.variables}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _link(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, destination)
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

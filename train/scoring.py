@@ -1,0 +1,46 @@
+"""Scores of whole recordings from the logits of their segments."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from preprocess.segments import SegmentReader, list_segments
+from train.losses import Loss
+
+
+def segment_logits(
+    model: keras.Model, reader: SegmentReader, owners: np.ndarray, starts: np.ndarray, batch: int
+) -> np.ndarray:
+    """Return the logits of segments, float32 [segments, classes]; every batch has the same size."""
+    logits = np.empty((len(owners), model.output_shape[-1]), np.float32)
+    for low in range(0, len(owners), batch):
+        part = np.arange(low, min(low + batch, len(owners)))
+        codes = reader.read(owners[part], starts[part])
+        if len(part) < batch:
+            codes = np.concatenate([codes, np.zeros((batch - len(part), *codes.shape[1:]), codes.dtype)])
+        logits[part] = model.predict_on_batch(codes)[: len(part)]
+    return logits
+
+
+def mean_scores(scores: np.ndarray, owners: np.ndarray, recordings: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the mean of the segments' scores per recording, float64 [recordings, classes].
+
+    For soft-max scores this is Toth and Czeba's rule; their division by the sum changes nothing, as it is 1.
+    """
+    position = np.full(int(np.max(recordings)) + 1, -1)
+    position[np.asarray(recordings)] = np.arange(len(recordings))
+    sums = np.zeros((len(recordings), scores.shape[1]))
+    np.add.at(sums, position[owners], scores)
+    counts = np.bincount(position[owners], minlength=len(recordings))
+    return sums / counts[:, None]
+
+
+def score_recordings(
+    model: keras.Model, loss: Loss, reader: SegmentReader, recordings: Sequence[int] | np.ndarray, batch: int
+) -> np.ndarray:
+    """Return the scores of recordings, float64 [recordings, classes]."""
+    owners, starts = list_segments(reader, recordings)
+    logits = segment_logits(model, reader, owners, starts, batch)
+    return mean_scores(ops.convert_to_numpy(loss.scores(logits)), owners, recordings)

@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""Stage 4: train a network on the shards of a corpus.
+
+python train/trainModel.py                                               # the demo
+python train/trainModel.py --config config/birdclef2016.toml --set model.network=birdclef
+python train/trainModel.py --set train.epochs=40                         # a finished run goes on to 40 epochs
+
+Writes runs/<name>/ after every epoch; the same command resumes an interrupted run.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import dataclasses
+import datetime
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from config import Config, PipelineError
+from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.loadData import features_folder
+from preprocess.recipes import describe, open_recipe
+from preprocess.recordings import Recording, Species, read_table
+from preprocess.segments import SegmentReader, open_shards
+from preprocess.shards import Shard, read_stamp
+from preprocess.split import hold_back
+from train.run import FeatureStamp, Run, best_epoch, stops_early
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The training part of a corpus as the network gets it; arrays are in the order of the reader."""
+
+    reader: SegmentReader
+    species: list[Species]
+    labels: np.ndarray  # int [recordings]
+    background: np.ndarray  # bool [recordings, classes]
+    sides: np.ndarray  # str [recordings]: train, validation or holdout
+
+    def side(self, name: str) -> np.ndarray:
+        """Return the indices of one side."""
+        return np.flatnonzero(self.sides == name)
+
+    def targets(self, background_weight: float) -> np.ndarray:
+        """Return float32 [recordings, classes]: 1 for the main species, the weight for background species."""
+        targets = self.background.astype(np.float32) * np.float32(background_weight)
+        targets[np.arange(len(self.labels)), self.labels] = 1
+        return targets
+
+
+def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
+    """Join the shards with the manifest and split them.
+
+    Raises:
+        PipelineError: if shards and manifest do not fit together, or a side would be empty.
+    """
+    features = config.features
+    reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    by_id = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+    try:
+        rows = [by_id[media_id] for media_id in reader.media_id]
+    except KeyError as error:
+        raise PipelineError(
+            f"The features hold recording {error}, the manifest does not. Run stage 3 again."
+        ) from None
+    present = {row.class_id for row in rows}
+    species = [
+        kind for kind in read_table(config.corpus_dir / "classes.csv", Species) if kind.class_id in present
+    ]
+    column = {kind.class_id: i for i, kind in enumerate(species)}
+    if len(column) < 2:
+        raise PipelineError(
+            f"Training needs at least two species with usable recordings, found {len(column)}."
+        )
+    background = np.zeros((len(rows), len(species)), bool)
+    for i, row in enumerate(rows):
+        for class_id in row.background_ids:
+            if class_id in column and class_id != row.class_id:
+                background[i, column[class_id]] = True
+    held = hold_back(rows, config.train.holdout, config.train.seed + 1, config.train.group_by)
+    rest = [row for row in rows if row.media_id not in held]
+    validation = hold_back(rest, config.train.validation, config.train.seed, config.train.group_by)
+    sides = [
+        "holdout" if r.media_id in held else "validation" if r.media_id in validation else "train"
+        for r in rows
+    ]
+    if not validation:
+        raise PipelineError(
+            f"train.validation={config.train.validation:g} of {len(rest)} recordings leaves none to choose the best "
+            "epoch by. Raise it, or add recordings: every species needs two or more."
+        )
+    return Dataset(
+        reader, species, np.array([column[row.class_id] for row in rows]), background, np.array(sides)
+    )
+
+
+def train(config: Config) -> None:
+    """Train, or go on training, the network of a configuration, and write its run directory.
+
+    Raises:
+        PipelineError: if the features are missing or the run directory holds another run.
+    """
+    target = Run(config.run_dir)
+    if target.is_finished(config):
+        log(f"{target.folder} is finished: {summary(target.read_metrics())}")
+        return
+    folder = features_folder(config)
+    shards = open_shards(folder, "train")
+    data = open_dataset(config, shards)
+    config, stamp = resolve(config), stamp_features(config, shards, data.reader)
+    sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
+    target.start(config, data.species, stamp, sides)
+    fit(config, target, data)
+
+
+def fit(config: Config, target: Run, data: Dataset) -> None:
+    """Run the epochs that are missing and write the final figures."""
+    import keras
+
+    from train.batches import Batches
+    from train.losses import open_loss
+    from train.MAPCallback import MAPCallback
+    from train.network import build_model, build_trainer, fit_statistics
+
+    keras.utils.set_random_seed(config.train.seed)
+    loss = open_loss(config.train.loss)
+    reader, training, validation = data.reader, data.side("train"), data.side("validation")
+    batches = Batches(
+        reader,
+        training,
+        data.targets(config.train.background_weight),
+        config.train.batch_size,
+        config.train.seed,
+        config.train.random_windows,
+    )
+    model = build_model(config, reader.encoding, reader.bins, len(data.species))
+    fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
+    trainer = build_trainer(config, model, loss, batches.steps)
+    trainer.optimizer.build(trainer.trainable_variables)
+    history = target.restore(trainer)
+    log(
+        f"{len(training)} recordings for training ({len(batches.owners)} segments, {batches.steps} steps of "
+        f"{config.train.batch_size}), {len(validation)} for validation, {len(data.species)} species; "
+        f"{model.name} with {model.count_params():,} parameters; {hardware()}"
+    )
+    if history:
+        log(f"resuming after epoch {len(history)}: {figures(history[-1])}")
+    scoring = MAPCallback(
+        model,
+        loss,
+        reader,
+        validation,
+        data.labels[validation],
+        data.background[validation],
+        config.predict.batch_size,
+    )
+    recorder = recorder_callback(keras, config, target, model, batches, history)
+    if len(history) < config.train.epochs and not stops_early(history, config.train.patience):
+        trainer.fit(
+            batches.stream(len(history)),
+            steps_per_epoch=batches.steps,
+            epochs=config.train.epochs,
+            initial_epoch=len(history),
+            callbacks=[scoring, recorder],
+            shuffle=False,  # the stream comes in its final order
+            verbose=0,
+        )
+        batches.stop()
+    metrics = final_metrics(config, target, model, scoring, data, history)
+    row = {
+        "finished": datetime.datetime.now().isoformat(timespec="seconds"),
+        "run": target.folder.name,
+        "corpus": config.corpus_dir.name,
+        "network": model.name,
+        "parameters": model.count_params(),
+        "species": len(data.species),
+        "recordings": len(training),
+        "epochs": len(history),
+        "best_epoch": metrics["best_epoch"],
+        **{name: round(metrics["validation"][name], 5) for name in ("val_map", "val_loss", "val_acc")},
+        "seconds": round(sum(entry["seconds"] for entry in history), 1),
+        "optimizer": config.train.optimizer.name,
+        "hardware": hardware(),
+    }
+    target.finish(metrics, row)
+    log(f"{target.folder}: {summary(metrics)}")
+
+
+def recorder_callback(
+    keras: Any, config: Config, target: Run, model: Any, batches: Any, history: list
+) -> Any:
+    """Return the callback that seeds an epoch, reports it, keeps its results and stops early."""
+    from tensorboard.summary import Writer
+
+    writer = Writer(str(target.folder / "tensorboard"))
+
+    class Recorder(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+            self.started, self.waited, self.shown = time.monotonic(), batches.waited, time.monotonic()
+            reseed(self.model, config.train.seed, epoch)
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            now = time.monotonic()
+            if now - self.shown >= 20:
+                self.shown, rate = now, (batch + 1) / (now - self.started)
+                left = (batches.steps - batch - 1) / rate
+                log(
+                    f"  step {batch + 1} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, {left:.0f} s left"
+                )
+
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            seconds = time.monotonic() - self.started
+            entry = {
+                "epoch": epoch + 1,
+                **{name: float(value) for name, value in logs.items()},
+                "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+                "seconds": round(seconds, 2),
+                "waiting_share": round((batches.waited - self.waited) / seconds, 4),
+            }
+            history.append(entry)
+            target.save_epoch(model, self.model, history)
+            for name, value in entry.items():
+                writer.add_scalar(name, value, epoch + 1)
+            writer.flush()
+            left = (config.train.epochs - epoch - 1) * seconds
+            log(
+                f"epoch {epoch + 1} of {config.train.epochs}: {figures(entry)}, {seconds:.1f} s, {left:.0f} s left"
+            )
+            if stops_early(history, config.train.patience):
+                log(f"val_loss has not become lower for {config.train.patience} epochs: stopping")
+                self.model.stop_training = True
+
+    return Recorder()
+
+
+def reseed(model: Any, seed: int, epoch: int) -> None:
+    """Set every random generator of the model from (seed, epoch), so that a resumed run draws the same numbers."""
+    generators = [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
+    states = np.random.default_rng([seed, 8, epoch]).integers(0, 2**31, (len(generators), 2))
+    for variable, state in zip(generators, states, strict=True):
+        variable.assign(state.astype(np.uint32))
+
+
+def final_metrics(
+    config: Config, target: Run, model: Any, scoring: Any, data: Dataset, history: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Return the figures of the best weights by val_map, on the validation side and the holdout if there is one."""
+    from train.MAPCallback import MAPCallback
+
+    model.load_weights(target.best_weights("val_map"))
+    metrics = {
+        "best_epoch": best_epoch(history) + 1,
+        "epochs": len(history),
+        "validation": scoring.evaluate() | {"recordings": len(data.side("validation"))},
+        "hardware": hardware(),
+        "seconds": sum(entry["seconds"] for entry in history),
+    }
+    holdout = data.side("holdout")
+    if len(holdout):
+        scored = MAPCallback(
+            model,
+            scoring.loss,
+            data.reader,
+            holdout,
+            data.labels[holdout],
+            data.background[holdout],
+            config.predict.batch_size,
+        ).evaluate()
+        scored = {name.replace("val_", "holdout_"): value for name, value in scored.items()}
+        metrics["holdout"] = scored | {"recordings": len(holdout)}
+    return metrics
+
+
+def resolve(config: Config) -> Config:
+    """Return the configuration with every option of recipe and network written out."""
+    from train.models import open_network
+
+    recipe = dataclasses.asdict(open_recipe(config.features))
+    _, options = open_network(config.model)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, corpus=config.corpus_dir.name),
+        features=dataclasses.replace(config.features, options=recipe),
+        model=dataclasses.replace(config.model, options=options),
+        train=dataclasses.replace(config.train, run=config.run_dir.name),
+    )
+
+
+def stamp_features(config: Config, shards: Sequence[Shard], reader: SegmentReader) -> FeatureStamp:
+    """Return what identifies the features of the training part."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        stamp = read_stamp(shard.path)
+        digest.update((stamp[0] if stamp else "").encode())
+    recipe = describe(open_recipe(config.features), config.features.recipe)
+    return FeatureStamp(recipe, reader.encoding, reader.bins, digest.hexdigest())
+
+
+def hardware() -> str:
+    """Return what the network runs on, in words."""
+    import os
+
+    import keras
+
+    backend = keras.backend.backend()
+    devices = [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]
+    what = (
+        f"{len(devices)} accelerator(s): {', '.join(devices)}"
+        if devices
+        else f"CPU, {len(os.sched_getaffinity(0))} cores"
+    )
+    return f"{what} ({backend} back end)"
+
+
+def figures(entry: dict[str, float]) -> str:
+    """Return the figures of an epoch in a few words."""
+    return ", ".join(
+        f"{name} {entry[name]:.4f}" for name in ("loss", "acc", "val_loss", "val_acc", "val_map")
+    )
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Return the result of a run in a few words."""
+    best = metrics["validation"]
+    text = f"best val_map {best['val_map']:.4f} after epoch {metrics['best_epoch']} of {metrics['epochs']}"
+    if "holdout" in metrics:
+        text += f", holdout MAP {metrics['holdout']['holdout_map']:.4f} ({metrics['holdout']['recordings']} recordings)"
+    return text
+
+
+def main() -> None:
+    """Train a network on the shards of a corpus."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    train(load_config(args))
+
+
+if __name__ == "__main__":
+    run(main)
