@@ -19,9 +19,7 @@ def enter() -> None:
     if Path(sys.prefix).resolve() == VENV.resolve() or os.environ.get("BIRDSONG_ANY_PYTHON"):
         return
     if not python.exists():
-        sys.exit(
-            f"error: there is no environment in {VENV} yet. Make it with: bash {PROJECT / 'environment.sh'}"
-        )
+        sys.exit(f"error: there is no environment in {VENV} yet. Make it with: bash {PROJECT / 'environment.sh'}")
     os.execv(python, [str(python), *sys.orig_argv[1:]])  # noqa: S606
 
 

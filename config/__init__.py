@@ -84,9 +84,7 @@ class Model:
     """The network. Keys beside these are options of the network."""
 
     network: str = "alexnet"  # a module of train/models
-    normalise: Literal["bin", "global", "none"] = (
-        "bin"  # mean and deviation per frequency bin, one of each, none
-    )
+    normalise: Literal["bin", "global", "none"] = "bin"  # mean and deviation per frequency bin, one of each, none
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,13 +106,9 @@ class Train:
     warmup_epochs: Annotated[float, Between(0)] = 0.5  # linear rise from 0 to the learning rate
     patience: Count = 100  # stop after so many epochs without a lower val_loss; 0: never
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    optimizer: Part = field(
-        default_factory=lambda: Part("adamw", {"learning_rate": 3e-4, "weight_decay": 0.01})
-    )
+    optimizer: Part = field(default_factory=lambda: Part("adamw", {"learning_rate": 3e-4, "weight_decay": 0.01}))
     loss: Part = field(default_factory=lambda: Part("categorical_crossentropy"))
-    augment: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # name of the augmentation -> its options
+    augment: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of the augmentation -> its options
 
 
 @dataclass(frozen=True)
@@ -224,8 +218,7 @@ def to_dict(config: Config) -> dict[str, Any]:
         table = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         options = table.pop("options", {})
         tree[section.name] = {
-            key: {"name": item.name, **item.options} if isinstance(item, Part) else item
-            for key, item in table.items()
+            key: {"name": item.name, **item.options} if isinstance(item, Part) else item for key, item in table.items()
         } | options
     return tree
 
@@ -253,9 +246,7 @@ def _toml_value(value: Any) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(
-                f"{path} is larger than {MAX_CONFIG_BYTES} bytes; this is no configuration file."
-            )
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; this is no configuration file.")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
@@ -303,9 +294,7 @@ def _build(kind: type, table: Any, where: str) -> Any:
         elif open_ended:
             options[key] = value
         else:
-            raise ConfigError(
-                f"Unknown key {name}. {where or 'A configuration'} accepts: {', '.join(sorted(hints))}."
-            )
+            raise ConfigError(f"Unknown key {name}. {where or 'A configuration'} accepts: {', '.join(sorted(hints))}.")
     return kind(**values, **({"options": options} if open_ended else {}))
 
 
@@ -324,16 +313,12 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         base, *limits = typing.get_args(hint)
         value = _check(value, base, where)
         for limit in limits:
-            if (limit.low is not None and value < limit.low) or (
-                limit.high is not None and value > limit.high
-            ):
+            if (limit.low is not None and value < limit.low) or (limit.high is not None and value > limit.high):
                 raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {limit}.")
         return value
     if origin is Literal:
         accepted = typing.get_args(hint)
-        if value not in accepted or isinstance(value, bool) not in {
-            isinstance(item, bool) for item in accepted
-        }:
+        if value not in accepted or isinstance(value, bool) not in {isinstance(item, bool) for item in accepted}:
             raise ConfigError(
                 f"Invalid value for {where}. Received: {value!r}. Expected one of: {', '.join(map(str, accepted))}."
             )
@@ -360,9 +345,7 @@ def _check(value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(
-            f"Invalid value for {where}. Received: {value!r}. Expected: a value of type {hint.__name__}."
-        )
+        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a value of type {hint.__name__}.")
     if isinstance(value, float) and value != value:
         raise ConfigError(f"Invalid value for {where}. Received: nan. Expected: a number.")
     return value

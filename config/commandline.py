@@ -45,11 +45,7 @@ def job_count(text: str) -> int:
     jobs = int(text)
     if jobs < 0:
         raise argparse.ArgumentTypeError("expected 0 (one per core) or a number of processes")
-    return (
-        jobs or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else jobs or os.cpu_count() or 1
-    )
+    return jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1
 
 
 def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +74,8 @@ def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
         now = time.monotonic()
         if now - last >= HEARTBEAT_SECONDS:
             last, rate = now, done / (now - start)
-            log(f"  {done} of {total} {unit}, {rate:.3g}/s, {(total - done) / rate:.0f} s left")
+            left = f" of {total} {unit}, {rate:.3g}/s, {(total - done) / rate:.0f} s left" if total else f" {unit}"
+            log(f"  {done}{left}")
 
 
 def run(main: Callable[[], None]) -> None:

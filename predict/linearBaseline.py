@@ -55,9 +55,7 @@ def write_baseline(target: Run, output: Path) -> bool:
     test = open_shards(folder, "test")
     if sum(side == "train" for side in split.values()) > MAX_RECORDINGS or not test:
         return False
-    class_of = {
-        row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)
-    }
+    class_of = {row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     media_ids, spectra = mean_spectra(open_shards(folder, "train"))
     chosen = np.array([split.get(media_id) == "train" for media_id in media_ids])
     labels = np.array([class_of.get(media_id, "") for media_id in media_ids])[chosen]

@@ -87,9 +87,7 @@ class Facts:
         for kind in self.species:
             if kind.class_id == class_id:
                 words = (
-                    f"{kind.vernacular_name} ({kind.scientific_name})"
-                    if kind.vernacular_name
-                    else kind.scientific_name
+                    f"{kind.vernacular_name} ({kind.scientific_name})" if kind.vernacular_name else kind.scientific_name
                 )
                 return html.escape(words or class_id)
         return html.escape(class_id)
@@ -140,9 +138,7 @@ def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     classes = [kind.class_id for kind in target.read_species()]
     row_of = {row.media_id: row for row in recordings}
     media_ids = [reader.media_id[i] for i in chosen]
-    predictions = {
-        m: dict(zip(classes, own.tolist(), strict=True)) for m, own in zip(media_ids, scores, strict=True)
-    }
+    predictions = {m: dict(zip(classes, own.tolist(), strict=True)) for m, own in zip(media_ids, scores, strict=True)}
     return compare(predictions, {m: (row_of[m].class_id, row_of[m].background_ids) for m in media_ids})
 
 
@@ -164,16 +160,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequen
     """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
 
     def line(cells: Sequence[object], tag: str) -> str:
-        marked = (
-            f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)
-        )
+        marked = (f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
         return "<tr>" + "".join(marked) + "</tr>"
 
     return (
-        '<div class="scroll"><table>'
-        + line(head, "th")
-        + "".join(line(row, "td") for row in rows)
-        + "</table></div>"
+        '<div class="scroll"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
     )
 
 
@@ -190,15 +181,15 @@ def section_result(facts: Facts) -> str:
     rows = [("network", *(f"{result[name]['value']:.3f}" for name in TITLES))]
     if facts.linear:
         linear = evaluate(facts.linear)
-        rows.append(
-            ("linear classifier on mean spectra", *(f"{linear[name]['value']:.3f}" for name in TITLES))
-        )
+        rows.append(("linear classifier on mean spectra", *(f"{linear[name]['value']:.3f}" for name in TITLES)))
     rows.append(("chance", *(f"{result['chance'][name]:.3f}" for name in TITLES)))
     metrics = facts.target.read_metrics()
     holdout = ""
     if "holdout" in metrics:
         held = metrics["holdout"]
-        holdout = f"<p>Holdout: MAP {held['holdout_map']:.3f} over {held['recordings']} recordings that chose nothing.</p>"
+        holdout = (
+            f"<p>Holdout: MAP {held['holdout_map']:.3f} over {held['recordings']} recordings that chose nothing.</p>"
+        )
     return (
         f"<p>On {html.escape(facts.scored)}, with the weights of epoch {metrics['best_epoch']} (best val_map).</p>"
         f'<ul class="big">{"".join(tiles)}</ul>' + table(["", *TITLES.values()], rows, range(1, 7)) + holdout
@@ -233,14 +224,8 @@ def section_corpus(facts: Facts) -> str:
     text += table(["sample rate", "recordings"], rows, [1])
     if not reasons:
         return text + "<p>No file was rejected.</p>"
-    rows = [
-        (html.escape(stage), html.escape(reason), count) for (stage, reason), count in sorted(reasons.items())
-    ]
-    return (
-        text
-        + "<p>Rejected files (rejected.csv lists them):</p>"
-        + table(["stage", "reason", "files"], rows, [2])
-    )
+    rows = [(html.escape(stage), html.escape(reason), count) for (stage, reason), count in sorted(reasons.items())]
+    return text + "<p>Rejected files (rejected.csv lists them):</p>" + table(["stage", "reason", "files"], rows, [2])
 
 
 def section_spectrograms(facts: Facts) -> str:
@@ -350,9 +335,7 @@ def section_species(facts: Facts) -> str:
         axis.set_xticks(range(len(names)), names, rotation=90)
         axis.set_yticks(range(len(names)), names)
         axis.set(xlabel="predicted", ylabel="true species")
-        text += "<h3>Confusion matrix</h3>" + picture(
-            figure, "Confusion matrix of true and predicted species"
-        )
+        text += "<h3>Confusion matrix</h3>" + picture(figure, "Confusion matrix of true and predicted species")
     off = confusion.copy()
     np.fill_diagonal(off, 0)
     pairs = [(int(off[i, j]), i, j) for i, j in zip(*np.nonzero(off), strict=True)]
@@ -361,11 +344,7 @@ def section_species(facts: Facts) -> str:
     return (
         text
         + "<h3>Worst confusions</h3>"
-        + (
-            table(["true species", "taken for", "recordings"], rows, [2])
-            if rows
-            else "<p>There are none.</p>"
-        )
+        + (table(["true species", "taken for", "recordings"], rows, [2]) if rows else "<p>There are none.</p>")
     )
 
 

@@ -56,9 +56,7 @@ def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
     try:
         model.load_weights(weights)
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(
-            f"{weights} is damaged or of another network: {str(error).splitlines()[0]}"
-        ) from None
+        raise PipelineError(f"{weights} is damaged or of another network: {str(error).splitlines()[0]}") from None
     return config, model, open_loss(config.train.loss)
 
 
@@ -66,9 +64,7 @@ def as_input(config: Config, path: Path) -> Config:
     """Return the configuration with a folder or file of audio as its corpus, in a working folder of its own."""
     path = path.expanduser().resolve()
     mark = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:8]
-    data = Data(
-        "folder", f"predict-{path.stem or 'root'}-{mark}", config.data.folder, options={"root": str(path)}
-    )
+    data = Data("folder", f"predict-{path.stem or 'root'}-{mark}", config.data.folder, options={"root": str(path)})
     return dataclasses.replace(config, data=data)
 
 
@@ -80,20 +76,12 @@ def open_view(config: Config, stamp_recipe: str) -> SegmentReader | None:
     """
     shards = open_shards(features_folder(config), "test")
     if any(shard.recipe != stamp_recipe for shard in shards):
-        raise PipelineError(
-            f"{features_folder(config)} was made by another recipe than the run was trained with."
-        )
+        raise PipelineError(f"{features_folder(config)} was made by another recipe than the run was trained with.")
     features = config.features
-    return (
-        SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
-        if shards
-        else None
-    )
+    return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns) if shards else None
 
 
-def score(
-    model: Any, loss: Any, reader: SegmentReader, batch_size: int
-) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def score(model: Any, loss: Any, reader: SegmentReader, batch_size: int) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """Yield media ids and scores, float64 [recordings, classes], a few recordings at a time."""
     from train.scoring import score_recordings
 
@@ -111,9 +99,7 @@ def score(
         yield reader.media_id[low : low + RECORDINGS_AT_ONCE], scores
 
 
-def predict(
-    target: Run, source: Path | None, output: Path | None, top: int | None, monitor: str, jobs: int
-) -> Path:
+def predict(target: Run, source: Path | None, output: Path | None, top: int | None, monitor: str, jobs: int) -> Path:
     """Write the prediction CSV of the run's test set, or of a folder or file of audio.
 
     Raises:
@@ -150,17 +136,11 @@ def predict(
 def main() -> None:
     """Rank the species of recordings with a trained run."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "input", nargs="?", type=Path, help="folder or file of audio (default: the run's test set)"
-    )
+    parser.add_argument("input", nargs="?", type=Path, help="folder or file of audio (default: the run's test set)")
     parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
     parser.add_argument("--output", type=Path, help="CSV to write (default: predict/<run>[-<input>].csv)")
-    parser.add_argument(
-        "--top", type=int, help="species per recording, 0: all (default: predict.top of the run)"
-    )
-    parser.add_argument(
-        "--weights", choices=[*MONITORS], default="val_map", help="best by (default: val_map)"
-    )
+    parser.add_argument("--top", type=int, help="species per recording, 0: all (default: predict.top of the run)")
+    parser.add_argument("--weights", choices=[*MONITORS], default="val_map", help="best by (default: val_map)")
     add_jobs_argument(parser)
     args = parser.parse_args()
     if args.top is not None and args.top < 0:

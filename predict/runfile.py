@@ -77,9 +77,7 @@ def read_run_file(path: Path) -> dict[str, dict[str, float]]:
         except ValueError:
             score = float("nan")
         if not 0 <= score <= 1:
-            raise PipelineError(
-                f"{path}, line {line}: the probability is no number from 0 to 1: {row[2][:40]!r}."
-            )
+            raise PipelineError(f"{path}, line {line}: the probability is no number from 0 to 1: {row[2][:40]!r}.")
         own = found.setdefault(media_id, {})
         if class_id in own:
             raise PipelineError(f"{path}, line {line}: recording {media_id} lists species {class_id} twice.")
@@ -108,9 +106,7 @@ def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
         entry = dict(zip(names, row, strict=False))
         media_id, class_id = entry.get("MediaId", ""), entry.get("ClassId", "")
         if not media_id or not class_id or media_id in truth:
-            raise PipelineError(
-                f"{path}, line {line}: a recording without MediaId or ClassId, or listed twice."
-            )
+            raise PipelineError(f"{path}, line {line}: a recording without MediaId or ClassId, or listed twice.")
         background = entry.get("BackgroundClassIds", "").replace(";", ",").split(",")
         truth[media_id] = class_id, [name.strip() for name in background if name.strip()]
     if not truth:

@@ -16,9 +16,7 @@ RETRIES = 8
 BACKOFF_SECONDS = 1.0  # doubled after every failure
 TIMEOUT_SECONDS = 60
 BLOCK_BYTES = 1 << 20
-UNPACKED_PER_PACKED = (
-    1.5  # disk that an archive of 16-bit WAV takes once unpacked, per byte of it; measured 1.1-1.3
-)
+UNPACKED_PER_PACKED = 1.5  # disk that an archive of 16-bit WAV takes once unpacked, per byte of it; measured 1.1-1.3
 
 
 def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
@@ -50,8 +48,15 @@ def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
 
 def remote_size(url: str) -> int:
     """Return the Content-Length of url in bytes."""
-    with _open(urllib.request.Request(url, method="HEAD")) as answer:  # noqa: S310
-        return int(answer.headers.get("Content-Length") or 0)
+    try:
+        with _open(urllib.request.Request(url, method="HEAD")) as answer:  # noqa: S310
+            return int(answer.headers.get("Content-Length") or 0)
+    except urllib.error.HTTPError as error:
+        if error.code < 500 and error.code != 429:
+            raise PipelineError(f"{url}: the server answered {error.code} {error.reason}.") from None
+        return 0  # busy; the download itself retries
+    except (http.client.HTTPException, ConnectionError, TimeoutError, urllib.error.URLError):
+        return 0
 
 
 def download(url: str, destination: Path, size: int) -> None:
@@ -78,9 +83,7 @@ def download(url: str, destination: Path, size: int) -> None:
             now = partial.stat().st_size if partial.exists() else 0
             failures = 0 if now > start else failures + 1
         if failures > RETRIES:
-            raise PipelineError(
-                f"{url}: gave up after {RETRIES} failures; the same command resumes the download."
-            )
+            raise PipelineError(f"{url}: gave up after {RETRIES} failures; the same command resumes the download.")
         time.sleep(min(60.0, BACKOFF_SECONDS * 2**failures))
     if size and partial.stat().st_size != size:
         partial.unlink()
@@ -102,9 +105,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     raise PipelineError(f"{archive}: no disk left for {member.name} ({member.size} bytes).")
                 tar.extract(member, folder, filter="data")
     except tarfile.FilterError as error:
-        raise PipelineError(
-            f"{archive} holds an unsafe member: {error}. Nothing more was unpacked."
-        ) from None
+        raise PipelineError(f"{archive} holds an unsafe member: {error}. Nothing more was unpacked.") from None
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -125,7 +126,7 @@ def _download_rest(url: str, partial: Path, start: int, size: int) -> int:
     return received if resumed else received - start
 
 
-def _blocks(answer: http.client.HTTPResponse):  # noqa: ANN202
+def _blocks(answer: http.client.HTTPResponse):
     while block := answer.read(BLOCK_BYTES):
         yield block
 

@@ -68,12 +68,8 @@ def fetch(config: Config, jobs: int) -> None:
     update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
     copy_truth(corpus.truth, folder / "truth.csv")
     if not recordings:
-        raise PipelineError(
-            f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}."
-        )
-    write_description(
-        folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description}
-    )
+        raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
+    write_description(folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description})
     parts = Counter(row.part for row in recordings)
     hours = sum(row.duration for row in recordings) / 3600
     log(
@@ -87,9 +83,7 @@ def verify(root: Path, corpus: Corpus, jobs: int) -> tuple[list[Recording], list
     rejects, seen, unique = [], set(), []
     for row in sorted(corpus.recordings, key=lambda row: (row.part != "train", row.file)):
         if row.media_id in seen:
-            rejects.append(
-                Reject(row.file, "fetch", "duplicate_media_id", f"MediaId {row.media_id} came before")
-            )
+            rejects.append(Reject(row.file, "fetch", "duplicate_media_id", f"MediaId {row.media_id} came before"))
             continue
         seen.add(row.media_id)
         unique.append(row)
@@ -119,12 +113,8 @@ def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
         return corpus
     train = [row for row in corpus.recordings if row.part == "train"]
     counts = Counter(row.class_id for row in train)
-    chosen = [
-        c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]
-    ]
-    queues = {
-        c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen
-    }
+    chosen = [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]]
+    queues = {c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen}
     kept: list[Recording] = []
     while len(kept) < limit and any(queues.values()):
         for queue in queues.values():
@@ -148,7 +138,7 @@ def read_truth_classes(truth: Path | None) -> dict[str, str]:
 
 
 def fingerprint_files(root: Path) -> str:
-    """Return a hash over names, sizes and times of a file or all files under a folder: any change of the corpus changes it."""
+    """Return a hash over names, sizes and times of a file, or of all files under a folder."""
     digest = hashlib.sha256()
     if root.is_file():
         facts = root.stat()
@@ -163,9 +153,7 @@ def fingerprint_files(root: Path) -> str:
         for name in sorted(files):
             if name in facts:
                 digest.update(
-                    f"{name}|{facts[name].st_size}|{facts[name].st_mtime_ns}\n".encode(
-                        errors="surrogateescape"
-                    )
+                    f"{name}|{facts[name].st_size}|{facts[name].st_mtime_ns}\n".encode(errors="surrogateescape")
                 )
     return digest.hexdigest()
 
@@ -182,7 +170,8 @@ def check_description(folder: Path, description: dict[str, Any]) -> dict[str, An
         keys = sorted(key for key in old.keys() | description.keys() if old.get(key) != description.get(key))
         changes = ", ".join(f"data.{key}: {old.get(key)!r} -> {description.get(key)!r}" for key in keys)
         raise PipelineError(
-            f"{folder} was made from other data ({changes}). Keep both with --set data.corpus=NAME, or remove that folder."
+            f"{folder} was made from other data ({changes}). "
+            "Keep both with --set data.corpus=NAME, or remove that folder."
         )
     return known
 

@@ -92,9 +92,7 @@ def load(config: Config, jobs: int) -> None:
         f"{size / 1e6:.1f} MB, {size / 1000 / max(seconds, 1e-9):.1f} kB per second of audio"
     )
     if taken == 0:
-        raise PipelineError(
-            f"Not one recording could be used; {config.corpus_dir / 'rejected.csv'} says why."
-        )
+        raise PipelineError(f"Not one recording could be used; {config.corpus_dir / 'rejected.csv'} says why.")
 
 
 def plan_shards(folder: Path, recordings: Sequence[Recording]) -> list[Plan]:
@@ -105,8 +103,9 @@ def plan_shards(folder: Path, recordings: Sequence[Recording]) -> list[Plan]:
         least, most = RECORDINGS_PER_SHARD
         size = min(most, max(least, -(-len(rows) // SHARDS_PER_PART)))
         count = -(-len(rows) // size)
-        for k in range(count):
-            plans.append(Plan(folder / f"{part}-{k:05d}-of-{count:05d}.h5", rows[k * size : (k + 1) * size]))
+        plans += [
+            Plan(folder / f"{part}-{k:05d}-of-{count:05d}.h5", rows[k * size : (k + 1) * size]) for k in range(count)
+        ]
     return plans
 
 

@@ -18,9 +18,7 @@ def band_edges(bins: int, bands: int) -> np.ndarray:
 class MaskBuilder:
     """Computes the mask of one recording from its spectrogram, block by block."""
 
-    def __init__(
-        self, edges: np.ndarray, cell_frames: int, loudest: int, level_factor: float, dilate: bool
-    ) -> None:
+    def __init__(self, edges: np.ndarray, cell_frames: int, loudest: int, level_factor: float, dilate: bool) -> None:
         """Start a recording.
 
         Args:

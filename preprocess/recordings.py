@@ -100,9 +100,7 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream)
             if next(reader, None) != names:
-                raise PipelineError(
-                    f"{path} has other columns than expected ({', '.join(names)}). Make it again."
-                )
+                raise PipelineError(f"{path} has other columns than expected ({', '.join(names)}). Make it again.")
             rows = []
             for values in reader:
                 for i, number in numbers:

@@ -107,9 +107,7 @@ class SegmentReader:
             return
         count = min(self.segment_frames, self.frames_left(recording) - start)
         rows = chosen[:, None] * self.cell_frames + self.in_cell + self.frame_start[recording]
-        shard.frames.take(
-            rows.ravel()[skip : skip + count], 0, out[:count], "clip"
-        )  # "clip": straight into out
+        shard.frames.take(rows.ravel()[skip : skip + count], 0, out[:count], "clip")  # "clip": straight into out
         if count < len(out):
             out[count:] = self.zero
         if self.mask:

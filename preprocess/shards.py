@@ -97,7 +97,7 @@ def write_shard(
     return rejects
 
 
-class _Unusable(Exception):  # noqa: N818
+class _Unusable(Exception):
     def __init__(self, row: Recording, error: Exception) -> None:
         self.row, self.error = row, error
 
@@ -121,9 +121,7 @@ def _write(
     cell_counts = -(-counts // recipe.cell_frames)
     with h5py.File(path, "w", libver="latest") as file:
         frames = file.create_dataset("frames", (int(counts.sum()), bins), encoding.dtype)
-        frames.attrs.update(
-            scale_factor=encoding.scale_factor, add_offset=encoding.add_offset, units=recipe.units
-        )
+        frames.attrs.update(scale_factor=encoding.scale_factor, add_offset=encoding.add_offset, units=recipe.units)
         cells = file.create_dataset("cells", (int(cell_counts.sum()), len(recipe.edges) - 1), "uint8")
         cells.attrs.update(cell_frames=recipe.cell_frames, band_edges=recipe.edges)
         frame_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -191,16 +189,9 @@ def open_shard(path: Path) -> Shard:
                 if file[name].is_virtual or file[name].external:
                     raise PipelineError(f"{path}: /{name} refers to other files, which is refused.")
             if file.attrs.get("schema") != SCHEMA or file.attrs.get("complete") != 1:
-                raise PipelineError(
-                    f"{path} is incomplete or of another version. Remove it and run stage 3 again."
-                )
+                raise PipelineError(f"{path} is incomplete or of another version. Remove it and run stage 3 again.")
             frames, cells = file["frames"], file["cells"]
-            if (
-                frames.ndim != 2
-                or frames.dtype.name not in _DTYPES
-                or cells.ndim != 2
-                or cells.dtype != np.uint8
-            ):
+            if frames.ndim != 2 or frames.dtype.name not in _DTYPES or cells.ndim != 2 or cells.dtype != np.uint8:
                 raise PipelineError(f"{path}: /frames or /cells has an unexpected type or shape.")
             n = len(file["media_id"])
             if any(file[name].shape != (n,) for name in _TABLES) or n > path.stat().st_size:
@@ -214,10 +205,7 @@ def open_shard(path: Path) -> Shard:
                 and len(edges) == cells.shape[1] + 1
                 and edges[-1] == frames.shape[1]
                 and (n == 0 or min(frame_start.min(), frame_count.min() - 1, cell_start.min()) >= 0)
-                and (
-                    n == 0
-                    or ((frame_start + frame_count).max() <= len(frames) and cell_end.max() <= len(cells))
-                )
+                and (n == 0 or ((frame_start + frame_count).max() <= len(frames) and cell_end.max() <= len(cells)))
             )
             if not fits:
                 raise PipelineError(f"{path}: its index points outside the data.")

@@ -12,9 +12,7 @@ from preprocess.audio import AudioError
 _LOG10_E = np.float32(np.log10(np.e))
 
 
-def read_blocks(
-    path: Path, sample_rate: int, block_frames: int, n_fft: int, hop: int
-) -> Iterator[np.ndarray]:
+def read_blocks(path: Path, sample_rate: int, block_frames: int, n_fft: int, hop: int) -> Iterator[np.ndarray]:
     """Read a 16-bit mono WAV in overlapping blocks that each hold a whole number of STFT frames.
 
     Args:
@@ -75,9 +73,7 @@ def count_frames(samples: int, n_fft: int, hop: int) -> int:
     return max(1, (samples - n_fft + hop) // hop)
 
 
-def log_psd(
-    samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: int, floor: float
-) -> np.ndarray:
+def log_psd(samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: int, floor: float) -> np.ndarray:
     """Return log10 of the one-sided power spectral density.
 
     The definition of matplotlib.mlab.specgram, which the 2016 system used: symmetric Hann window, no detrending,

@@ -37,11 +37,7 @@ def hold_back(recordings: Sequence[Recording], share: float, seed: int, group_by
     for key in sorted(groups, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest()):
         members = Counter(row.class_id for row in groups[key])
         useful = sum(min(count, max(0, wanted[c])) for c, count in members.items())
-        if (
-            useful == 0
-            or useful * 2 < len(groups[key])
-            or any(left[c] <= count for c, count in members.items())
-        ):
+        if useful == 0 or useful * 2 < len(groups[key]) or any(left[c] <= count for c, count in members.items()):
             continue
         held.update(row.media_id for row in groups[key])
         for class_id, count in members.items():

@@ -105,8 +105,6 @@ def open_augmentations(chosen: dict[str, dict[str, Any]]) -> list[keras.layers.L
     layers = []
     for name, options in chosen.items():
         if name not in AUGMENTATIONS:
-            raise ConfigError(
-                f"Unknown key train.augment.{name}. Expected one of: {', '.join(AUGMENTATIONS)}."
-            )
+            raise ConfigError(f"Unknown key train.augment.{name}. Expected one of: {', '.join(AUGMENTATIONS)}.")
         layers.append(AUGMENTATIONS[name](**bind(AUGMENTATIONS[name], options, f"train.augment.{name}")))
     return layers

@@ -41,9 +41,7 @@ class Batches:
         self.owners, self.starts = list_segments(reader, recordings)
         self.batch_size = batch_size
         self.steps = -(-len(self.owners) // batch_size)
-        self.latest = np.array(
-            [max(0, reader.frames_left(int(i)) - reader.segment_frames) for i in self.owners]
-        )
+        self.latest = np.array([max(0, reader.frames_left(int(i)) - reader.segment_frames) for i in self.owners])
         self.waited = 0.0  # seconds in which a batch was asked for and none was ready
         self._stopped = threading.Event()
 
@@ -79,7 +77,7 @@ class Batches:
                         if stopped.is_set():
                             return
                     number += 1
-            except Exception as error:  # noqa: BLE001 - handed to the consumer
+            except Exception as error:
                 put(error)
 
         threading.Thread(target=fill, daemon=True, name="batches").start()

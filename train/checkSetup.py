@@ -36,9 +36,7 @@ def check(config: Config) -> None:
         while not nearest.exists():
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK):
-            raise PipelineError(
-                f"Cannot write to {nearest}. Choose another place with data.folder and train.folder."
-            )
+            raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
     from train.augment import open_augmentations
     from train.losses import open_loss
     from train.network import build_model, open_optimizer
@@ -50,7 +48,8 @@ def check(config: Config) -> None:
     build_model(config, recipe.encoding, int(recipe.edges[-1]), 2)
     free = shutil.disk_usage(nearest).free
     log(
-        f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; {free / 1e9:.0f} GB of disk free"
+        f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; "
+        f"{free / 1e9:.0f} GB of disk free"
     )
 
 

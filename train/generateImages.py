@@ -72,9 +72,7 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
         raise PipelineError(f"{folder} holds no {part} part.")
     features = config.features
     view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
-    class_of = {
-        row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)
-    }
+    class_of = {row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     tasks = []
     for recording, media_id in enumerate(view.media_id):
         name = re.sub(r"[^\w.-]", "_", media_id)
@@ -102,9 +100,7 @@ def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw
     for recording, start, path in tasks:
         pixels = draw_beside_raw(view, plain, recording, start) if raw else draw(view, recording, start)
         partial = path.with_name(path.name + ".part")
-        Image.fromarray(pixels).save(
-            partial, "PNG", compress_level=1
-        )  # 1: ten times faster than 9, a tenth larger
+        Image.fromarray(pixels).save(partial, "PNG", compress_level=1)  # 1: ten times faster than 9, a tenth larger
         partial.replace(path)
 
 

@@ -48,7 +48,5 @@ def open_loss(part: Part) -> Loss:
         ConfigError: for an unknown loss or option.
     """
     if part.name not in LOSSES:
-        raise ConfigError(
-            f"Unknown train.loss.name. Received: {part.name!r}. Expected one of: {', '.join(LOSSES)}."
-        )
+        raise ConfigError(f"Unknown train.loss.name. Received: {part.name!r}. Expected one of: {', '.join(LOSSES)}.")
     return LOSSES[part.name](**bind(LOSSES[part.name], part.options, "train.loss"))

@@ -37,7 +37,7 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 
 def in_top(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Return whether the labelled class is among the k best, bool [recordings]; labels are columns, int [recordings]."""
+    """Return whether the labelled class is among the k best, bool [recordings]; labels are int columns."""
     own = scores[np.arange(len(scores)), labels]
     return (scores >= own[:, None]).sum(axis=1) <= k
 
@@ -46,9 +46,7 @@ def macro_auroc(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Return the mean area under the ROC curve over the classes with both positives and negatives."""
     usable = present(relevant)
     return (
-        float(np.mean([roc_auc_score(relevant[:, c], scores[:, c]) for c in usable]))
-        if len(usable)
-        else float("nan")
+        float(np.mean([roc_auc_score(relevant[:, c], scores[:, c]) for c in usable])) if len(usable) else float("nan")
     )
 
 
@@ -87,8 +85,6 @@ def bootstrap_interval(
     if not len(values):
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    samples = [
-        statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP_ROUNDS)
-    ]
+    samples = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP_ROUNDS)]
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)

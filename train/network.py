@@ -46,9 +46,7 @@ class Standardise(keras.layers.Layer):
         """Start with mean 0 and deviation 1."""
         super().__init__(**kwargs)
         self.encoding, self.bins = encoding, bins
-        self.mean = self.add_weight(
-            shape=(bins,), initializer="zeros", trainable=False, dtype="float32", name="mean"
-        )
+        self.mean = self.add_weight(shape=(bins,), initializer="zeros", trainable=False, dtype="float32", name="mean")
         self.deviation = self.add_weight(
             shape=(bins,), initializer="ones", trainable=False, dtype="float32", name="deviation"
         )
@@ -94,9 +92,7 @@ def build_model(config: Config, encoding: Encoding, bins: int, classes: int) -> 
             raise ConfigError(
                 f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: {error}"
             ) from None
-        return keras.Model(
-            codes, network(Standardise(encoding, bins, name="standardise")(codes)), name=network.name
-        )
+        return keras.Model(codes, network(Standardise(encoding, bins, name="standardise")(codes)), name=network.name)
 
 
 def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoch: int) -> keras.Model:
@@ -142,9 +138,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rise = ops.minimum(1.0, (step + 1) / max(self.warmup_steps, 1.0))
         if self.shape == "constant":
             return self.peak * rise
-        share = ops.clip(
-            (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1.0), 0.0, 1.0
-        )
+        share = ops.clip((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1.0), 0.0, 1.0)
         return self.peak * rise * 0.5 * (1 + ops.cos(np.pi * share))
 
     def get_config(self) -> dict[str, Any]:

@@ -57,9 +57,7 @@ class Run:
 
     # Starting and resuming
 
-    def start(
-        self, config: Config, species: Sequence[Species], stamp: FeatureStamp, split: dict[str, str]
-    ) -> None:
+    def start(self, config: Config, species: Sequence[Species], stamp: FeatureStamp, split: dict[str, str]) -> None:
         """Write what identifies the run, or check that an earlier start wrote the same.
 
         Raises:
@@ -198,9 +196,7 @@ class Run:
                         variable.assign(dataset[()])
                 return json.loads(bytes(file.attrs["history"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PipelineError(
-                f"{path} cannot be resumed from: {error}. Remove it to train from the start."
-            ) from None
+            raise PipelineError(f"{path} cannot be resumed from: {error}. Remove it to train from the start.") from None
 
     def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
         """Write the final figures, and one line about the run into log.csv beside it."""
@@ -235,9 +231,7 @@ def is_best(history: list[dict[str, float]], monitor: str, better: Any) -> bool:
         return True
     value = history[-1][monitor]
     earlier = [row[monitor] for row in history[:-1] if row[monitor] == row[monitor]]
-    return value == value and (
-        not earlier or (better(earlier) != value and better([*earlier, value]) == value)
-    )
+    return value == value and (not earlier or (better(earlier) != value and better([*earlier, value]) == value))
 
 
 def best_epoch(history: list[dict[str, float]], monitor: str = "val_map") -> int:

@@ -69,18 +69,12 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     try:
         rows = [by_id[media_id] for media_id in reader.media_id]
     except KeyError as error:
-        raise PipelineError(
-            f"The features hold recording {error}, the manifest does not. Run stage 3 again."
-        ) from None
+        raise PipelineError(f"The features hold recording {error}, the manifest does not. Run stage 3 again.") from None
     present = {row.class_id for row in rows}
-    species = [
-        kind for kind in read_table(config.corpus_dir / "classes.csv", Species) if kind.class_id in present
-    ]
+    species = [kind for kind in read_table(config.corpus_dir / "classes.csv", Species) if kind.class_id in present]
     column = {kind.class_id: i for i, kind in enumerate(species)}
     if len(column) < 2:
-        raise PipelineError(
-            f"Training needs at least two species with usable recordings, found {len(column)}."
-        )
+        raise PipelineError(f"Training needs at least two species with usable recordings, found {len(column)}.")
     background = np.zeros((len(rows), len(species)), bool)
     for i, row in enumerate(rows):
         for class_id in row.background_ids:
@@ -89,18 +83,13 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     held = hold_back(rows, config.train.holdout, config.train.seed + 1, config.train.group_by)
     rest = [row for row in rows if row.media_id not in held]
     validation = hold_back(rest, config.train.validation, config.train.seed, config.train.group_by)
-    sides = [
-        "holdout" if r.media_id in held else "validation" if r.media_id in validation else "train"
-        for r in rows
-    ]
+    sides = ["holdout" if r.media_id in held else "validation" if r.media_id in validation else "train" for r in rows]
     if not validation:
         raise PipelineError(
             f"train.validation={config.train.validation:g} of {len(rest)} recordings leaves none to choose the best "
             "epoch by. Raise it, or add recordings: every species needs two or more."
         )
-    return Dataset(
-        reader, species, np.array([column[row.class_id] for row in rows]), background, np.array(sides)
-    )
+    return Dataset(reader, species, np.array([column[row.class_id] for row in rows]), background, np.array(sides))
 
 
 def train(config: Config) -> None:
@@ -195,9 +184,7 @@ def fit(config: Config, target: Run, data: Dataset) -> None:
     log(f"{target.folder}: {summary(metrics)}")
 
 
-def recorder_callback(
-    keras: Any, config: Config, target: Run, model: Any, batches: Any, history: list
-) -> Any:
+def recorder_callback(keras: Any, config: Config, target: Run, model: Any, batches: Any, history: list) -> Any:
     """Return the callback that seeds an epoch, reports it, keeps its results and stops early."""
     from tensorboard.summary import Writer
 
@@ -214,7 +201,8 @@ def recorder_callback(
                 self.shown, rate = now, (batch + 1) / (now - self.started)
                 left = (batches.steps - batch - 1) / rate
                 log(
-                    f"  step {batch + 1} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, {left:.0f} s left"
+                    f"  step {batch + 1} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, "
+                    f"{left:.0f} s left"
                 )
 
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -232,9 +220,7 @@ def recorder_callback(
                 writer.add_scalar(name, value, epoch + 1)
             writer.flush()
             left = (config.train.epochs - epoch - 1) * seconds
-            log(
-                f"epoch {epoch + 1} of {config.train.epochs}: {figures(entry)}, {seconds:.1f} s, {left:.0f} s left"
-            )
+            log(f"epoch {epoch + 1} of {config.train.epochs}: {figures(entry)}, {seconds:.1f} s, {left:.0f} s left")
             if stops_early(history, config.train.patience):
                 log(f"val_loss has not become lower for {config.train.patience} epochs: stopping")
                 self.model.stop_training = True
@@ -323,9 +309,7 @@ def hardware() -> str:
 
 def figures(entry: dict[str, float]) -> str:
     """Return the figures of an epoch in a few words."""
-    return ", ".join(
-        f"{name} {entry[name]:.4f}" for name in ("loss", "acc", "val_loss", "val_acc", "val_map")
-    )
+    return ", ".join(f"{name} {entry[name]:.4f}" for name in ("loss", "acc", "val_loss", "val_acc", "val_map"))
 
 
 def summary(metrics: dict[str, Any]) -> str:

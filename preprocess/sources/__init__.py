@@ -45,8 +45,6 @@ def open_source(data: Data) -> Source:
     """
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if data.source not in names:
-        raise ConfigError(
-            f"Unknown data.source. Received: {data.source!r}. Expected one of: {', '.join(names)}."
-        )
+        raise ConfigError(f"Unknown data.source. Received: {data.source!r}. Expected one of: {', '.join(names)}.")
     source = importlib.import_module(f"preprocess.sources.{data.source}").Source
     return source(**bind(source, data.options, "data"))

@@ -43,9 +43,7 @@ class Source:
             PipelineError: naming the folders that are missing.
         """
         if not self.root:
-            download.fetch_archives(
-                [self.url.rstrip("/") + "/" + name for name in ARCHIVES], raw, self.keep_archives
-            )
+            download.fetch_archives([self.url.rstrip("/") + "/" + name for name in ARCHIVES], raw, self.keep_archives)
         root = Path(self.root).expanduser().resolve() if self.root else raw
         check_layout(root)
         return root
@@ -63,8 +61,7 @@ def check_layout(root: Path) -> None:
         f"{folder}/{' or '.join(names)}"
         for part, folder, wavs, xmls in _PARTS
         for names in (wavs, xmls)
-        if not any((root / folder / name).is_dir() for name in names)
-        and (part == "train" or (root / folder).is_dir())
+        if not any((root / folder / name).is_dir() for name in names) and (part == "train" or (root / folder).is_dir())
     ]
     if missing:
         raise PipelineError(f"{root} is no BirdCLEF release. Missing: {', '.join(missing)}.")
@@ -72,7 +69,7 @@ def check_layout(root: Path) -> None:
 
 def read_release(root: Path) -> Corpus:
     """Read all XML files of a release, pair them with their audio, and find what does not fit."""
-    recordings, taxa, names, rejects = [], {}, {}, []
+    recordings, taxa, rejects = [], {}, []
     for part, folder, wavs, xmls in _PARTS:
         found = {}
         for wav in wavs:
@@ -80,8 +77,8 @@ def read_release(root: Path) -> Corpus:
                 if audio.is_audio(path):
                     found.setdefault(path.stem.casefold(), path)
         used = set()
-        for xml in xmls:
-            for path in _listing(root / folder / xml):
+        for name in xmls:
+            for path in _listing(root / folder / name):
                 if path.suffix.lower() != ".xml":
                     continue
                 file = path.relative_to(root).as_posix()
@@ -96,16 +93,11 @@ def read_release(root: Path) -> Corpus:
                 recordings.append(recording)
                 if recording.class_id:
                     _note_species(taxa, recording, tags)
-                names[file] = recording
         for stem, path in found.items():
             if stem not in used:
-                rejects.append(
-                    Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML")
-                )
+                rejects.append(Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML"))
     by_name = {species.scientific_name.casefold(): class_id for class_id, species in taxa.items()}
-    recordings = [
-        replace(row, background=_to_class_ids(row.background, by_name, row.class_id)) for row in recordings
-    ]
+    recordings = [replace(row, background=_to_class_ids(row.background, by_name, row.class_id)) for row in recordings]
     truth = root / "test_groundtruth.csv"
     return Corpus(
         recordings,
@@ -128,9 +120,7 @@ def read_xml(path: Path) -> dict[str, str]:
     except xml.parsers.expat.ExpatError as error:
         raise audio.AudioError("xml_malformed", str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise audio.AudioError(
-            "xml_entities" if "entities" in str(error) else "xml_malformed", str(error)
-        ) from None
+        raise audio.AudioError("xml_entities" if "entities" in str(error) else "xml_malformed", str(error)) from None
     tags = document.get("Audio")
     if not isinstance(tags, dict):
         raise audio.AudioError("xml_malformed", "the root is not <Audio> with tags inside")

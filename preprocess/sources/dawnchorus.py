@@ -35,6 +35,9 @@ TOO_SHORT_SHARE = 0.02  # clips of 0.1 to 0.5 s
 SILENT_SHARE = 0.01  # clips of zeros only
 BACKGROUND_SHARE = 0.35  # recordings with one or two other species
 SPECIES_PER_RECORDIST = 2.0  # recordings of a species that one recordist makes, on average
+TEST_TAGS = tuple(
+    "MediaId FileName Date Time Locality Latitude Longitude Elevation Author AuthorID Year Licence".split()  # noqa: SIM905
+)
 _SYLLABLES = ("up", "down", "arch", "trill", "buzz", "warble", "harmonic")
 
 
@@ -77,14 +80,10 @@ class Source:
         if limit:
             kinds = max(2, min(self.species, limit // 4))
             counts = {"recordings": min(limit, self.recordings), "test_recordings": -(-limit // 3)}
-            plan = Source(
-                kinds, **counts, seconds=min(self.seconds, 6.0), background=self.background, seed=self.seed
-            )
+            plan = Source(kinds, **counts, seconds=min(self.seconds, 6.0), background=self.background, seed=self.seed)
         plan_hash = hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest()[:8]
         root = raw / f"dawnchorus-{plan_hash}"
-        tasks = [("train", i) for i in range(plan.recordings)] + [
-            ("test", i) for i in range(plan.test_recordings)
-        ]
+        tasks = [("train", i) for i in range(plan.recordings)] + [("test", i) for i in range(plan.test_recordings)]
         for part in ("TrainingSet", "test"):
             for kind in ("wav", "xml"):
                 (root / part / kind).mkdir(parents=True, exist_ok=True)
@@ -159,7 +158,7 @@ def names(species: int) -> dict[str, str]:
     """Return the invented taxonomy of a species number."""
     group, member = divmod(species, SPECIES_PER_GROUP)
     rng = np.random.default_rng([3, group])
-    parts = "ba co di fe ga lu mi no pa ri sa tu va xe zo".split()
+    parts = ["ba", "co", "di", "fe", "ga", "lu", "mi", "no", "pa", "ri", "sa", "tu", "va", "xe", "zo"]
     genus = "".join(rng.choice(parts, 3)).capitalize()
     epithet = ("ascendens", "descendens", "lentus", "inversus")[member]
     mark = "" if species < 500 else f"-{group}"
@@ -224,9 +223,7 @@ def cast(plan: Source, part: str, number: int) -> Cast:
     rng = np.random.default_rng([plan.seed, 4, part == "test", number])
     species = number % plan.species if number < 2 * plan.species else int(plan.species * rng.beta(1.0, 1.4))
     crew = max(2, int(plan.recordings / plan.species / SPECIES_PER_RECORDIST))
-    recordist = int(rng.integers(crew)) + (
-        0 if part == "train" else 1_000_000
-    )  # nobody records for both parts
+    recordist = int(rng.integers(crew)) + (0 if part == "train" else 1_000_000)  # nobody records for both parts
     seconds = float(np.clip(plan.seconds * np.exp(0.45 * rng.standard_normal()), 1.5, 6 * plan.seconds))
     guests = [int(s) for s in rng.permutation(plan.species)[:3] if s != species][: int(rng.integers(1, 3))]
     background = tuple(guests) if rng.random() < plan.background else ()
@@ -280,9 +277,7 @@ def render(plan: Source, part: str, number: int) -> tuple[np.ndarray, dict[str, 
         "Comments": "synthetic",
         "Quality": str(int(np.clip(6 - snr // 5, 1, 5))),
         "Year": "BirdCLEF2016",
-        "BackgroundSpecies": ",".join(
-            " ".join((names(s)["Genus"], names(s)["Species"])) for s in who.background
-        ),
+        "BackgroundSpecies": ",".join(" ".join((names(s)["Genus"], names(s)["Species"])) for s in who.background),
         "Order": taxonomy["Order"],
         "Family": taxonomy["Family"],
         "Genus": taxonomy["Genus"],
@@ -293,8 +288,7 @@ def render(plan: Source, part: str, number: int) -> tuple[np.ndarray, dict[str, 
     }
     metadata["FileName"] = f"LIFECLEF2016_DAWNCHORUS_RN{metadata['MediaId']}.wav"
     if part == "test":  # as in the task: everything that would give the species away is removed
-        kept = "MediaId FileName Date Time Locality Latitude Longitude Elevation Author AuthorID Year Licence".split()
-        metadata = {name: metadata[name] for name in kept}
+        metadata = {name: metadata[name] for name in TEST_TAGS}
     return np.round(wave * 32767).astype(np.int16), metadata
 
 
@@ -330,11 +324,7 @@ def _noise(rng: np.random.Generator, count: int) -> np.ndarray:
     noise = 0.3 * white + rng.uniform(0.5, 3) * pink + rng.uniform(0, 8) * wind
     if rng.random() < 0.4:
         carrier = np.sin(2 * np.pi * rng.uniform(4200, 7500) * t + 3 * np.sin(2 * np.pi * 40 * t))
-        noise += (
-            rng.uniform(0.2, 1.0)
-            * carrier
-            * (np.sin(2 * np.pi * rng.uniform(3, 30) * t) > rng.uniform(-0.8, 0.5))
-        )
+        noise += rng.uniform(0.2, 1.0) * carrier * (np.sin(2 * np.pi * rng.uniform(3, 30) * t) > rng.uniform(-0.8, 0.5))
     return noise
 
 

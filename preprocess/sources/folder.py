@@ -38,9 +38,7 @@ class Source:
             if name.isprintable():
                 recordings.append(_recording(name))
             else:
-                rejects.append(
-                    Reject(repr(name), "fetch", "bad_filename", "the name holds control characters")
-                )
+                rejects.append(Reject(repr(name), "fetch", "bad_filename", "the name holds control characters"))
         return Corpus(recordings, [], rejects)
 
 

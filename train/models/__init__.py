@@ -19,8 +19,6 @@ def open_network(model: Model) -> tuple[Callable, dict]:
     """
     names = [module.name for module in pkgutil.iter_modules(__path__)]
     if model.network not in names:
-        raise ConfigError(
-            f"Unknown model.network. Received: {model.network!r}. Expected one of: {', '.join(names)}."
-        )
+        raise ConfigError(f"Unknown model.network. Received: {model.network!r}. Expected one of: {', '.join(names)}.")
     build = importlib.import_module(f"train.models.{model.network}").build
     return build, bind(build, model.options, "model")

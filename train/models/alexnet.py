@@ -27,9 +27,7 @@ def build(
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
     """
 
-    def convolution(
-        filters: int, size: int, strides: int = 1, padding: str = "valid", init: str = "lecun_uniform"
-    ):  # noqa: ANN202
+    def convolution(filters: int, size: int, strides: int = 1, padding: str = "valid", init: str = "lecun_uniform"):
         return layers.Conv2D(
             filters, size, strides=strides, padding=padding, activation="relu", kernel_initializer=init
         )

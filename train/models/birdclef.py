@@ -27,7 +27,7 @@ def build(
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
     """
 
-    def convolution(filters: int, size: int | tuple[int, int], strides: int = 1, padding: str = "valid"):  # noqa: ANN202
+    def convolution(filters: int, size: int | tuple[int, int], strides: int = 1, padding: str = "valid"):
         return layers.Conv2D(
             filters,
             size,
