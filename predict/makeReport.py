@@ -39,6 +39,7 @@ from config.commandline import log, run
 from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
 from predict.runfile import Ranking, compare, read_run_file, read_truth
 from preprocess.loadData import features_folder
+from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from train.generateImages import draw_beside_raw
@@ -247,10 +248,9 @@ def section_spectrograms(facts: Facts) -> str:
         shots.append(
             f"<figure>{inline(buffer.getvalue(), 'Spectrogram, raw and masked')}<figcaption>{caption}</figcaption></figure>"
         )
-    seconds = features.segment_frames * 256 / 16000 if features.recipe == "birdclef2016" else None
-    span = f"{seconds:.1f} s" if seconds else f"{features.segment_frames} frames"
+    seconds = features.segment_frames / open_recipe(features).frame_rate
     return (
-        f"<p>Above as recorded, below as the network sees it; {span} from left to right, low frequencies at the bottom.</p>"
+        f"<p>Above as recorded, below as the network sees it; {seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
         f'<div class="shots">{"".join(shots)}</div>'
     )
 

@@ -10,7 +10,7 @@ import soundfile
 from config import PipelineError
 
 # What sox with its format libraries reads. Files with other suffixes are not taken for audio.
-SUFFIXES = frozenset(".wav .flac .mp3 .ogg .oga .opus .aif .aiff .au .w64 .wv .caf".split())
+SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".w64", ".wv", ".caf"])
 _SOUNDFILE_SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".aif", ".aiff", ".au", ".w64", ".caf"])
 _SCAN_FRAMES = 1 << 18  # samples read at once when looking for NaN: 1 MiB per channel in float32
 _OGG_TAIL_BYTES = 1 << 17  # an Ogg page is 65,307 bytes at most, so the last one starts within this

@@ -5,6 +5,7 @@ segments; the last one ends with the recording and so overlaps the one before. A
 segment is padded with zeros on the right, one that is dropped entirely stays whole, as zeros.
 """
 
+import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from config import PipelineError
 from preprocess.mask import kept_columns
 from preprocess.recipes import Encoding
 from preprocess.shards import Shard, open_shard
+
+RESIDENT_BYTES = 1 << 28  # of the mapped shards that stay in memory
 
 
 class SegmentReader:
@@ -36,6 +39,7 @@ class SegmentReader:
         self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset)
         self.dtype, self.bins, self.cell_frames = first.frames.dtype, first.frames.shape[1], first.cell_frames
         self.zero = self.encoding.zero
+        self.read_bytes = 0
         self.band_of_bin = np.repeat(np.arange(len(first.edges) - 1), np.diff(first.edges))
         self.in_cell = np.arange(self.cell_frames)
         self.cell_of_frame = np.arange(segment_frames + self.cell_frames) // self.cell_frames
@@ -83,10 +87,19 @@ class SegmentReader:
             Codes, [n, segment_frames, bins] in the dtype of the store; decode with `encoding`.
         """
         out = np.empty((len(recordings), self.segment_frames, self.bins), self.dtype)
+        self._stay_small(out.nbytes)
         fill = self._read_masked if self.mask or self.drop_columns else self._read_plain
         for i, (recording, start) in enumerate(zip(recordings, starts, strict=True)):
             fill(int(recording), int(start), out[i])
         return out
+
+    def _stay_small(self, size: int) -> None:
+        """Unmap what was read now and then; it stays in the system's page cache, but not in our memory."""
+        self.read_bytes += size
+        if self.read_bytes > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self.read_bytes = 0
+            for shard in self.shards:
+                shard.mapping.madvise(mmap.MADV_DONTNEED)
 
     def _read_plain(self, recording: int, start: int, out: np.ndarray) -> None:
         first = self.frame_start[recording] + start

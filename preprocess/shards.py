@@ -11,6 +11,7 @@ segments come 8 times faster than through HDF5, and 100 times faster than from g
 """
 
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ class Shard:
     """A shard mapped into memory; the arrays are read-only."""
 
     path: Path
+    mapping: mmap.mmap
     frames: np.ndarray  # [total_frames, bins], codes
     cells: np.ndarray  # uint8 [total_cells, bands]
     media_id: list[str]
@@ -209,10 +211,13 @@ def open_shard(path: Path) -> Shard:
             )
             if not fits:
                 raise PipelineError(f"{path}: its index points outside the data.")
+            with path.open("rb") as stream:
+                mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             return Shard(
                 path,
-                _map(path, frames),
-                _map(path, cells),
+                mapping,
+                _view(path, mapping, frames),
+                _view(path, mapping, cells),
                 [value.decode() for value in file["media_id"][:]],
                 frame_start,
                 frame_count,
@@ -227,11 +232,11 @@ def open_shard(path: Path) -> Shard:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None
 
 
-def _map(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    """Return a contiguous dataset as a read-only array over the file."""
+def _view(path: Path, mapping: mmap.mmap, dataset: h5py.Dataset) -> np.ndarray:
+    """Return a contiguous dataset as a read-only array over the mapped file."""
     if dataset.size == 0:
         return np.empty(dataset.shape, dataset.dtype)
     offset = dataset.id.get_offset()
-    if offset is None or offset + dataset.nbytes > path.stat().st_size:
+    if offset is None or offset + dataset.nbytes > len(mapping):
         raise PipelineError(f"{path}: {dataset.name} is not contiguous, or the file is cut off.")
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))
+    return np.frombuffer(mapping, dataset.dtype, dataset.size, offset).reshape(dataset.shape)
