@@ -146,13 +146,15 @@ class Config:
 # What --mini changes: a handful of recordings and one epoch through every stage.
 MINI = {"data.limit": 24, "train.epochs": 1, "train.batch_size": 8, "train.warmup_epochs": 0.0}
 
+_PART_NAMES = ("Source", "Recipe", "build")  # what a module of parts calls its one public thing
 _SELECTORS = {"data": "source", "features": "recipe", "model": "network"}
 
 
 def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), mini: bool = False) -> Config:
     """Read a TOML file, apply ``section.key=value`` overrides in order, and check every key and type.
 
-    Choosing another part by an override drops the options that the file gave to its own choice.
+    Choosing another part by an override drops the options that the file gave to its own choice, and with another
+    source the name of the corpus.
 
     Raises:
         ConfigError: naming the key, what was received and what is accepted.
@@ -203,7 +205,8 @@ def bind(part: typing.Callable, options: dict[str, Any], where: str) -> dict[str
     for name in options:
         if name not in parameters:
             known = ", ".join(sorted(parameters)) or "none"
-            raise ConfigError(f"Unknown key {where}.{name}. {part.__name__} accepts: {known}.")
+            chosen = part.__module__.rpartition(".")[2] if part.__name__ in _PART_NAMES else part.__name__
+            raise ConfigError(f"Unknown key {where}.{name}. {chosen} accepts: {known}.")
     return {
         name: _check(options[name], hints.get(name, Any), f"{where}.{name}") if name in options else default
         for name, default in parameters.items()
@@ -273,7 +276,7 @@ def _assign(tree: dict[str, Any], names: list[str], value: Any) -> None:
             raise ConfigError(f"{'.'.join(names)} cannot be set: {name} is not a table.")
     if table.get(names[-1], value) != value:
         if names[-1] == _SELECTORS.get(names[0]) and len(names) == 2:
-            common = {f.name for f in dataclasses.fields(_SECTIONS[names[0]])}
+            common = {f.name for f in dataclasses.fields(_SECTIONS[names[0]])} - {"corpus"}
             for stale in [key for key in table if key not in common]:
                 del table[stale]
         elif names[-1] == "name":
@@ -289,6 +292,9 @@ def _build(kind: type, table: Any, where: str) -> Any:
     values, options = {}, {}
     for key, value in table.items():
         name = f"{where}.{key}" if where else key
+        if hints.get(key) is Part and isinstance(value, dict) and "name" not in value:
+            default = getattr(kind(), key)  # options without a name change the default part
+            value = {"name": default.name, **default.options, **value}
         if key in hints and key != "options":
             values[key] = _check(value, hints[key], name)
         elif open_ended:

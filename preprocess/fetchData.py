@@ -48,9 +48,9 @@ def fetch(config: Config, jobs: int) -> None:
             corpus was made from other data.
     """
     folder = config.corpus_dir
+    source = open_source(config.data)
     description = {"source": config.data.source, "limit": config.data.limit, **config.data.options}
     known = check_description(folder, description)
-    source = open_source(config.data)
     folder.mkdir(parents=True, exist_ok=True)
     root = source.fetch(folder / "raw", config.data.limit, jobs)
     fingerprint = fingerprint_files(root)

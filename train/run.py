@@ -63,9 +63,9 @@ class Run:
         Raises:
             PipelineError: if the folder holds a run with other settings or other features.
         """
-        if (self.folder / "config.toml").exists():
+        if (self.folder / "state.h5").exists():  # before the first epoch is done there is nothing to mix up
             self.check_same(config)
-            if (self.folder / "features.json").exists() and self.read_stamp() != stamp:
+            if self.read_stamp() != stamp:
                 raise PipelineError(
                     f"The recordings or features have changed since {self.folder} was started. "
                     "Start another run with --set train.run=NAME, or remove that folder."

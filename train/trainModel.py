@@ -20,7 +20,7 @@ import dataclasses
 import datetime
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,12 +107,11 @@ def train(config: Config) -> None:
     data = open_dataset(config, shards)
     config, stamp = resolve(config), stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
-    target.start(config, data.species, stamp, sides)
-    fit(config, target, data)
+    fit(config, target, data, lambda: target.start(config, data.species, stamp, sides))
 
 
-def fit(config: Config, target: Run, data: Dataset) -> None:
-    """Run the epochs that are missing and write the final figures."""
+def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -> None:
+    """Run the epochs that are missing and write the final figures; start is called once the model is built."""
     import keras
 
     from train.batches import Batches
@@ -135,6 +134,7 @@ def fit(config: Config, target: Run, data: Dataset) -> None:
     fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)
+    start()
     history = target.restore(trainer)
     log(
         f"{len(training)} recordings for training ({len(batches.owners)} segments, {batches.steps} steps of "

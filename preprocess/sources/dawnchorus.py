@@ -1,8 +1,8 @@
 """The built-in corpus: a synthetic dawn chorus in the exact layout of a BirdCLEF 2016 release.
 
-Every species is a small generative grammar: two or three syllables (sweeps, harmonic stacks, trills, buzzes,
-warbles) and the orders in which it sings them. Species come in groups of four that share their frequency range
-and most of their average spectrum, and differ in direction, tempo and order. Every recordist hears other
+Every species is a small generative grammar: three syllables (sweeps, arches, trills, warbles, harmonic stacks,
+buzzes) and the orders in which it sings them. Species come in groups of four that share pitches and extents, and so their
+frequency range and most of their average spectrum; they differ in the shapes of two of their three syllables, tempo and order. Every recordist hears other
 individuals (pitch, tempo, dialect) through another microphone. Scenes add distance, reverberation, other
 species, wind, insects and hiss; some clips are too short and some are silent.
 
@@ -35,10 +35,12 @@ TOO_SHORT_SHARE = 0.02  # clips of 0.1 to 0.5 s
 SILENT_SHARE = 0.01  # clips of zeros only
 BACKGROUND_SHARE = 0.35  # recordings with one or two other species
 SPECIES_PER_RECORDIST = 2.0  # recordings of a species that one recordist makes, on average
+_PAIRS = ((0, 1), (2, 3), (4, 5), (1, 2))  # the two shapes of each member of a group
 TEST_TAGS = tuple(
     "MediaId FileName Date Time Locality Latitude Longitude Elevation Author AuthorID Year Licence".split()  # noqa: SIM905
 )
-_SYLLABLES = ("up", "down", "arch", "trill", "buzz", "warble", "harmonic")
+_SHAPES = ("up", "down", "arch", "valley", "trill", "warble")  # alike in their average spectrum
+_SHARED = ("harmonic", "buzz")  # sung by a whole group
 
 
 @dataclass(frozen=True)
@@ -111,35 +113,23 @@ def grammar(seed: int, species: int) -> Grammar:
     shared = np.random.default_rng([seed, 1, group])
     own = np.random.default_rng([seed, 2, species])
     centre = shared.uniform(2300, 4600)
-    palette = shared.permutation(len(_SYLLABLES))[:3]
-    extents = shared.uniform(500, 1500, 3)
-    pitches = centre * shared.uniform(0.85, 1.18, 3)
-    durations = shared.uniform(0.06, 0.22, 3)
-    rates = shared.uniform(18, 60, 3)
-    mirrored = {"up": "down", "down": "up"}
-    syllables = []
-    for k in range(3):
-        kind = _SYLLABLES[palette[k]]
-        if member % 2:  # every second member sings the sweeps the other way
-            kind = mirrored.get(kind, kind)
-        slower = 1.0 if member < 2 else 1.7
-        syllables.append(
-            Syllable(
-                kind,
-                pitches[k],
-                extents[k],
-                durations[k] * (slower if k == member % 3 else 1.0),
-                rates[k] / slower,
-            )
-        )
-    orders = [(0, 1, 2), (2, 1, 0), (0, 0, 1), (1, 2, 2), (0, 2), (1, 1, 0, 2)]
+    shapes = shared.permutation(len(_SHAPES))
+    call = str(shared.choice(_SHARED))
+    pitches = centre * np.array([1.12, 0.9, shared.uniform(0.8, 1.2)])
+    extents = shared.uniform(1400, 2200, 3)
+    durations = shared.uniform(0.3, 0.5, 3)
+    rates = shared.uniform(8, 20, 3)
+    first, second = _PAIRS[member]
+    kinds = (_SHAPES[shapes[first]], _SHAPES[shapes[second]], call)
+    syllables = [Syllable(kinds[k], pitches[k], extents[k], durations[k], rates[k]) for k in range(3)]
+    orders = [(0, 1, 2), (2, 0, 1), (0, 1, 1), (1, 0, 0), (0, 0, 1, 2), (1, 0)]
     chosen = own.permutation(len(orders))[:2]
     return Grammar(
         tuple(syllables),
         tuple(orders[i] for i in chosen),
-        gap=float(own.uniform(0.02, 0.12)),
-        repeats=(1 + member % 3, 3 + member),
-        pause=float(own.uniform(0.6, 2.0)),
+        gap=float(own.uniform(0.04, 0.16)),
+        repeats=(1, 3),
+        pause=float(own.uniform(0.4, 1.2)),
     )
 
 
@@ -160,14 +150,14 @@ def names(species: int) -> dict[str, str]:
     rng = np.random.default_rng([3, group])
     parts = ["ba", "co", "di", "fe", "ga", "lu", "mi", "no", "pa", "ri", "sa", "tu", "va", "xe", "zo"]
     genus = "".join(rng.choice(parts, 3)).capitalize()
-    epithet = ("ascendens", "descendens", "lentus", "inversus")[member]
+    epithet = ("primus", "secundus", "tertius", "quartus")[member]
     mark = "" if species < 500 else f"-{group}"
     return {
         "Order": "Passeriformes",
         "Family": f"{genus[:4]}idae",
         "Genus": genus + mark,
         "Species": epithet,
-        "VernacularNames": f"{('Rising', 'Falling', 'Slow', 'Mirrored')[member]} {genus[:4]}bird{mark}",
+        "VernacularNames": f"{('Red', 'Blue', 'Grey', 'Green')[member]} {genus[:4]}bird{mark}",
     }
 
 
@@ -190,9 +180,10 @@ def _syllable(syllable: Syllable, rng: np.random.Generator, pitch: float, tempo:
     shape = {
         "up": t - 0.5,
         "down": 0.5 - t,
-        "arch": np.sin(np.pi * t) - 0.6,
+        "arch": np.sin(np.pi * t) - 0.5,
+        "valley": 0.5 - np.sin(np.pi * t),
         "trill": 0.5 * scipy.signal.sawtooth(2 * np.pi * rate * seconds * t),
-        "warble": 0.5 * np.sin(2 * np.pi * 0.4 * rate * seconds * t),
+        "warble": 0.5 * np.sin(2 * np.pi * 0.35 * rate * seconds * t),
     }.get(syllable.kind, np.full(count, 0.1) * (t - 0.5))
     frequency = pitch * syllable.pitch + syllable.extent * shape
     phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE + rng.uniform(0, 2 * np.pi)
@@ -253,9 +244,9 @@ def render(plan: Source, part: str, number: int) -> tuple[np.ndarray, dict[str, 
     for guest in who.background:
         scene += 10 ** (-rng.uniform(10, 20) / 20) * individual(guest, 40, 90)
     noise = _noise(rng, count)
-    snr = rng.uniform(2, 26)  # dB, of the loudest song against the noise
+    snr = rng.uniform(6, 28)  # dB, of the loudest song against the noise
     noise *= np.max(np.abs(scene), initial=1e-9) * 10 ** (-snr / 20) / max(float(np.std(noise)) * 3, 1e-9)
-    wave = _tilt(scene + noise, float(microphone.uniform(-5, 5)))
+    wave = _tilt(scene + noise, float(microphone.uniform(-8, 8)))
     wave *= 10 ** (rng.uniform(-20, -2) / 20) / max(float(np.max(np.abs(wave), initial=0)), 1e-9)
     if who.silent:
         wave = np.zeros(count)
@@ -296,8 +287,8 @@ def _sing(
     rules: Grammar, rng: np.random.Generator, voice: np.random.Generator, count: int, distance: float
 ) -> np.ndarray:
     """Return count samples with songs of one individual, heard from a distance in metres."""
-    pitch = float(np.exp(0.07 * voice.standard_normal()))
-    tempo = float(np.exp(0.12 * voice.standard_normal()))
+    pitch = float(np.exp(0.08 * voice.standard_normal()))
+    tempo = float(np.exp(0.1 * voice.standard_normal()))
     dry = np.zeros(count)
     position = int(rng.uniform(0, min(1.0, 0.3 * count / SAMPLE_RATE)) * SAMPLE_RATE)
     while position < count:

@@ -1,0 +1,387 @@
+"""The typed configuration: what it accepts, what it says otherwise, and that it survives its own TOML."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import config as configuration
+from config import Between, Config, ConfigError, Data, Part, PipelineError, Positive, Share, Train, bind, load, to_toml
+from preprocess.recipes import open_recipe
+from preprocess.sources import open_source
+from tests.conftest import PROJECT, run_script
+
+CONFIGS = sorted((PROJECT / "config").glob("*.toml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "experiment.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_data_classes():
+    assert load() == Config()
+    assert load().train.epochs == 30
+    assert load().features.segment_frames == 310
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epoch=3", ["Unknown key train.epoch", "epochs", "batch_size"]),
+        ("trian.epochs=3", ["Unknown key trian", "train"]),
+        ("train.epochs=ten", ["train.epochs", "'ten'", "int"]),
+        ("train.epochs=2.5", ["train.epochs", "2.5", "int"]),
+        ("train.epochs=true", ["train.epochs", "True", "int"]),
+        ("train.epochs=0", ["train.epochs", "Received: 0", "at least 1"]),
+        ("train.seed=-1", ["train.seed", "-1", "at least 0"]),
+        ("train.validation=1.5", ["train.validation", "1.5", "from 0 to 1"]),
+        ("train.validation=nan", ["train.validation", "nan", "number"]),
+        ("train.holdout=false", ["train.holdout", "False", "float"]),
+        ("train.schedule=linear", ["train.schedule", "'linear'", "constant", "cosine"]),
+        ("train.precision=true", ["train.precision", "True", "float32", "mixed_bfloat16"]),
+        ("features.mask=1", ["features.mask", "Received: 1", "bool"]),
+        ("data.folder=7", ["data.folder", "Received: 7", "str"]),
+        ("train.optimizer=adam", ["train.optimizer", "'adam'", "name"]),
+        ("train.optimizer={name=5}", ["train.optimizer", "5", "name"]),
+        ("train.augment=5", ["train.augment", "Received: 5", "table"]),
+        ("train.augment.mixup=5", ["train.augment.mixup", "Received: 5", "table"]),
+    ],
+)
+def test_error_names_the_key_what_was_received_and_what_is_accepted(override, words):
+    with pytest.raises(ConfigError) as caught:
+        load(None, [override])
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_section_that_is_no_table(tmp_path):
+    with pytest.raises(ConfigError, match=r"train.*Received: 5.*table"):
+        load(write(tmp_path, "train = 5\n"))
+
+
+def test_whole_number_is_accepted_for_a_float_and_becomes_one():
+    value = load(None, ["train.warmup_epochs=2"]).train.warmup_epochs
+    assert value == 2.0
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        ("5", 5),
+        ("-0.5", -0.5),
+        ("1e-8", 1e-8),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ('{name = "x", y = 1}', {"name": "x", "y": 1}),
+        ("bare", "bare"),
+        (" two words ", "two words"),
+        ("/data/Bird CLEF", "/data/Bird CLEF"),
+        ('"5"', "5"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("#1", "#1"),
+        ("Märchenwald", "Märchenwald"),
+    ],
+)
+def test_value_of_an_override(raw, value):
+    found = load(None, [f"model.anything={raw}"]).model.options["anything"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["train.epochs", "epochs=3", "=3", "train..epochs=3", ".epochs=3", "train.=3", ""])
+def test_malformed_override(text):
+    with pytest.raises(ConfigError, match=r"section\.key=value") as caught:
+        load(None, [text])
+    assert repr(text) in str(caught.value)
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(tmp_path):
+    path = write(tmp_path, "[train]\nepochs = 3\nbatch_size = 4\n")
+    train = load(path, ["train.epochs=5", "train.epochs=6"]).train
+    assert (train.epochs, train.batch_size) == (6, 4)
+
+
+def test_override_below_a_plain_value(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.epochs\.x.*not a table"):
+        load(write(tmp_path, "[train]\nepochs = 3\n"), ["train.epochs.x=1"])
+
+
+class TestChoosingAnotherPart:
+    FILE = """
+        [data]
+        source = "dawnchorus"
+        corpus = "mine"
+        limit = 7
+        species = 5
+        [model]
+        network = "alexnet"
+        normalise = "none"
+        momentum = 0.5
+        [train]
+        optimizer = { name = "rmsprop", rho = 0.8 }
+    """
+
+    def test_drops_the_options_of_the_earlier_one_and_keeps_the_common_fields(self, tmp_path):
+        path = write(tmp_path, self.FILE)
+        config = load(path, ["model.network=birdclef", "data.source=folder", "train.optimizer.name=sgd"])
+        assert config.model.options == {}
+        assert config.model.normalise == "none"
+        assert config.data == Data(source="folder", limit=7)  # the corpus was named for the other source
+        assert config.train.optimizer == Part("sgd")
+
+    def test_choosing_the_same_one_again_keeps_them(self, tmp_path):
+        path = write(tmp_path, self.FILE)
+        config = load(path, ["model.network=alexnet", "data.source=dawnchorus", "train.optimizer.name=rmsprop"])
+        assert config.model.options == {"momentum": 0.5}
+        assert (config.data.corpus, config.data.options) == ("mine", {"species": 5})
+        assert config.train.optimizer == Part("rmsprop", {"rho": 0.8})
+
+    def test_options_after_the_choice_belong_to_it(self, tmp_path):
+        config = load(write(tmp_path, self.FILE), ["data.source=birdclef", "data.root=/somewhere"])
+        assert config.data.options == {"root": "/somewhere"}
+
+    def test_options_of_the_command_line_survive_a_choice_that_follows_them(self, tmp_path):
+        overrides = ["data.root=/somewhere", "data.corpus=x", "data.source=birdclef"]
+        data = load(write(tmp_path, self.FILE), overrides).data
+        assert (data.options, data.corpus) == ({"root": "/somewhere"}, "x")
+
+    def test_options_without_a_name_change_the_default_part(self):
+        default = Train().optimizer
+        optimizer = load(None, ["train.optimizer.learning_rate=1"]).train.optimizer
+        assert optimizer == Part(default.name, default.options | {"learning_rate": 1})
+
+    def test_a_file_that_relies_on_the_default_part(self, tmp_path):
+        path = write(tmp_path, "[data]\nspecies = 5\n[model]\nmomentum = 0.5\n")
+        config = load(path, ["data.source=birdclef", "model.network=birdclef"])
+        assert (config.data.options, config.model.options) == ({}, {})
+
+
+names = st.from_regex(r"[a-z][a-z0-9_]{0,7}", fullmatch=True).map(lambda name: f"x_{name}")
+scalars = (
+    st.text(st.characters(codec="utf-8"), max_size=12)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.booleans()
+)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
+options = st.dictionaries(names, values, max_size=4)
+
+
+@given(
+    folder=st.text(st.characters(codec="utf-8"), max_size=12),
+    limit=st.integers(0, 2**40),
+    share=st.floats(0, 1),
+    mask=st.booleans(),
+    own=options,
+    part=options,
+)
+@example(folder="\x7f", limit=0, share=0.5, mask=True, own={}, part={})
+@example(folder='a"b\\c\n\t\x00é\U0001f426', limit=0, share=5e-324, mask=True, own={}, part={})
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_toml_round_trip(tmp_path_factory, folder, limit, share, mask, own, part):
+    config = Config(
+        data=Data(folder=folder, limit=limit, corpus="c", options=own),
+        features=configuration.Features(mask=mask, options=part),
+        train=Train(run="r", validation=share, optimizer=Part("sgd", part), augment={"mixup": part}),
+    )
+    path = tmp_path_factory.getbasetemp() / "round_trip.toml"
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load(path) == config
+
+
+class TestMini:
+    def test_changes_the_size_and_the_names_and_nothing_else(self):
+        overrides = ["data.corpus=big", "train.run=long", "train.validation=0.3"]
+        mini, whole = load(None, overrides, mini=True), load(None, overrides)
+        assert (mini.data.limit, mini.train.epochs, mini.train.batch_size, mini.train.warmup_epochs) == (24, 1, 8, 0.0)
+        assert (mini.corpus_dir.name, mini.run_dir.name) == ("big-mini", "long-mini")
+        train = dataclasses.replace(
+            whole.train, run="long-mini", epochs=1, batch_size=8, warmup_epochs=0.0
+        )  # all that may differ
+        assert mini == dataclasses.replace(
+            whole, data=dataclasses.replace(whole.data, corpus="big-mini", limit=24), train=train
+        )
+
+    def test_names_that_are_derived(self):
+        config = load(None, ["data.source=birdclef", "data.root=/data/Birds2016"], mini=True)
+        assert (config.corpus_dir.name, config.run_dir.name) == ("Birds2016-mini", "Birds2016-alexnet-mini")
+
+    def test_its_configuration_survives_a_round_trip(self, tmp_path):
+        mini = load(CONFIGS[-1], mini=True)
+        assert load(write(tmp_path, to_toml(mini))) == mini
+
+
+class TestFolderNames:
+    @pytest.mark.parametrize("name", ["a/b", "/abs", "..", ".", "../up", "end/"])
+    @pytest.mark.parametrize("key", ["data.corpus", "train.run"])
+    @pytest.mark.parametrize("mini", [False, True])
+    def test_a_name_that_is_a_path_is_refused(self, key, name, mini):
+        with pytest.raises(ConfigError) as caught:
+            load(None, [f'{key}="{name}"'], mini)
+        assert key in str(caught.value)
+        assert repr(name) in str(caught.value)
+
+    def test_of_a_corpus(self):
+        made = configuration.PROJECT / "birdclef_data"
+        assert load().corpus_dir == made / "dawnchorus"
+        assert load(None, ["data.root=/data/Birds2016/"]).corpus_dir == made / "Birds2016"
+        assert load(None, ["data.root=/data/Birds2016/", "data.corpus=x"]).corpus_dir == made / "x"
+        assert load(None, ["data.folder=/elsewhere", "data.corpus=x"]).corpus_dir == Path("/elsewhere/x")
+
+    def test_of_a_run(self):
+        assert load().run_dir == configuration.PROJECT / "runs" / "dawnchorus-alexnet"
+        assert load(None, ["train.run=x", "train.folder=/elsewhere"]).run_dir == Path("/elsewhere/x")
+
+    def test_root_without_a_name_leaves_the_corpus_without_one(self):
+        with pytest.raises(ConfigError, match=r"data\.corpus"):
+            load(None, ["data.source=birdclef", "data.root=/"])
+
+    def test_root_that_looks_like_a_number(self):
+        with pytest.raises(ConfigError, match=r"data\.root.*2016.*str"):
+            open_source(load(None, ["data.source=birdclef", "data.root=2016"]).data)
+
+
+class TestBind:
+    @staticmethod
+    def network(shape, classes, *, width: Positive = 8, rate: Share = 0.5, kind: Literal["a", "b"] = "a", free=None):
+        """Stand for a part that is a function."""
+
+    @dataclass(frozen=True)
+    class Recipe:
+        sizes: tuple[int, ...] = (1, 2)
+        names: list[str] = dataclasses.field(default_factory=list)
+        limit: float | None = None
+        level: Annotated[float, Between(None, 3)] = 1.0
+
+    def test_fills_in_the_defaults(self):
+        assert bind(self.network, {}, "model") == {"width": 8, "rate": 0.5, "kind": "a", "free": None}
+        assert bind(self.network, {"width": 3, "rate": 1}, "model") == {
+            "width": 3,
+            "rate": 1.0,
+            "kind": "a",
+            "free": None,
+        }
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"widht": 3}, ["Unknown key model.widht", "network", "free, kind, rate, width"]),
+            ({"shape": 3}, ["Unknown key model.shape"]),
+            ({"width": 0}, ["model.width", "0", "at least 1"]),
+            ({"width": "3"}, ["model.width", "'3'", "int"]),
+            ({"rate": 2}, ["model.rate", "2", "from 0 to 1"]),
+            ({"kind": "c"}, ["model.kind", "'c'", "a, b"]),
+        ],
+    )
+    def test_errors_of_a_function(self, options, words):
+        with pytest.raises(ConfigError) as caught:
+            bind(self.network, options, "model")
+        assert [word for word in words if word not in str(caught.value)] == []
+
+    def test_dataclass_with_collections_and_alternatives(self):
+        given = {"sizes": [3, 4, 5], "names": ["x"], "limit": 2}
+        bound = bind(self.Recipe, given, "features")
+        assert bound["sizes"] == (3, 4, 5)
+        assert (bound["names"], bound["limit"], bound["level"]) == (["x"], 2.0, 1.0)
+        assert bind(self.Recipe, {}, "features")["limit"] is None
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"sizes": [1, "x"]}, ["features.sizes[1]", "'x'", "int"]),
+            ({"sizes": 3}, ["features.sizes", "list"]),
+            ({"limit": "x"}, ["features.limit", "'x'"]),
+            ({"level": 3.5}, ["features.level", "3.5", "at most 3"]),
+        ],
+    )
+    def test_errors_of_a_dataclass(self, options, words):
+        with pytest.raises(ConfigError) as caught:
+            bind(self.Recipe, options, "features")
+        assert [word for word in words if word not in str(caught.value)] == []
+
+    def test_bound_options_make_the_part(self):
+        assert self.Recipe(**bind(self.Recipe, {"level": 2}, "features")).level == 2.0
+
+
+class TestFiles:
+    def test_there_are_some(self):
+        assert {path.name for path in CONFIGS} >= {"demo.toml", "birdclef2016.toml"}
+
+    @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+    def test_loads_and_its_parts_accept_their_options(self, path, tmp_path):
+        config = load(path)
+        assert open_source(config.data).__class__.__module__ == f"preprocess.sources.{config.data.source}"
+        assert open_recipe(config.features).sample_rate == 16_000
+        assert load(write(tmp_path, to_toml(config))) == config
+
+    @pytest.mark.parametrize(
+        ("key", "known"), [("data.source", "birdclef, dawnchorus, folder"), ("features.recipe", "birdclef2016")]
+    )
+    def test_unknown_part(self, key, known):
+        config = load(None, [f"{key}=nonsense"])
+        with pytest.raises(ConfigError, match=rf"{key}.*'nonsense'") as caught:
+            open_source(config.data)
+            open_recipe(config.features)
+        assert all(name in str(caught.value) for name in known.split(", "))
+
+    @pytest.mark.parametrize(
+        ("content", "word"),
+        [
+            (b"[train\n", "not valid TOML"),
+            (b"x = 1\nx = 2\n", "not valid TOML"),
+            (b"x = '\xff'\n", "not valid TOML"),
+            (b"#" * ((1 << 20) + 1), "larger than"),
+            (None, "No such file"),
+        ],
+    )
+    def test_unreadable_file(self, tmp_path, content, word):
+        path = tmp_path / "bad.toml"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=word) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+
+    def test_folder_instead_of_a_file(self, tmp_path):
+        with pytest.raises(ConfigError, match="Is a directory"):
+            load(tmp_path)
+
+
+class TestRecipeLimits:
+    @pytest.mark.parametrize("override", ["features.hop=513", "features.bins=258", "features.bands=201"])
+    def test_values_that_contradict_each_other(self, override):
+        key = override.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"{key}.*from 1 to"):
+            open_recipe(load(None, [override]).features)
+
+
+class TestCommand:
+    def test_prints_what_it_resolved_to(self, tmp_path):
+        done = run_script("-m", "config", "--set", "train.epochs=3", "--set", "model.dense=7", "--mini")
+        assert done.returncode == 0, done.stderr
+        assert tomllib.loads(done.stdout)["train"]["epochs"] == 1
+        expected = load(PROJECT / "config" / "demo.toml", ["train.epochs=3", "model.dense=7"], mini=True)
+        assert load(write(tmp_path, done.stdout)) == expected
+
+    def test_prints_single_facts(self):
+        done = run_script("-m", "config", "--set", "data.corpus=x", "--get", "corpus_dir", "run_dir")
+        assert done.stdout.splitlines() == [str(PROJECT / "birdclef_data" / "x"), str(PROJECT / "runs" / "x-alexnet")]
+
+    def test_a_mistake_ends_in_one_line_and_status_2(self):
+        done = run_script("-m", "config", "--set", "train.epoch=3")
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: Unknown key train.epoch.")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_configuration_error_is_a_pipeline_error():
+    assert issubclass(ConfigError, PipelineError)

@@ -1,0 +1,178 @@
+"""The views of the shards against loops that follow the definition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config import PipelineError
+from preprocess.loadData import features_folder
+from preprocess.mask import band_edges
+from preprocess.segments import SegmentReader, list_segments, open_shards
+from preprocess.shards import Shard
+from tests.preprocess import naive
+
+STORES = {"uint8": (0.05, naive.FLOOR), "float32": (1.0, 0.0)}
+
+
+def make_shard(rng: np.random.Generator, counts: list[int], dtype: str, edges, cell_frames: int, names: str) -> Shard:
+    """Return a shard in memory: recordings of random frames, some of them dropped entirely."""
+    edges = np.array(edges)
+    shape = (sum(counts), edges[-1])
+    frames = rng.integers(0, 256, shape).astype(np.uint8) if dtype == "uint8" else rng.normal(0, 3, shape).astype(dtype)
+    cell_counts = [-(-count // cell_frames) for count in counts]
+    share = rng.choice([0.0, 0.05, 0.5], len(counts))
+    cells = np.concatenate(
+        [rng.random((n, len(edges) - 1)) < p for n, p in zip(cell_counts, share, strict=True)]
+    ).astype(np.uint8)
+    scale, offset = STORES[dtype]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    cell_starts = np.concatenate([[0], np.cumsum(cell_counts)[:-1]]).astype(np.int64)
+    ids = [f"{names}{i}" for i in range(len(counts))]
+    return Shard(
+        Path("x"), frames, cells, ids, starts, np.array(counts), cell_starts, cell_frames, edges, scale, offset, "{}"
+    )
+
+
+def recordings(shards: list[Shard]):
+    """Yield the decoded frames and the cells of every recording in turn."""
+    for shard in shards:
+        for i in range(len(shard.media_id)):
+            t, n, c = shard.frame_start[i], shard.frame_count[i], shard.cell_start[i]
+            codes = shard.frames[t : t + n]
+            yield codes * shard.scale_factor + shard.add_offset, shard.cells[c : c - (-n // shard.cell_frames)]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", STORES)
+class TestView:
+    @given(data=st.data(), seed=st.integers(0, 10**9), size=st.integers(1, 70), cell_frames=st.integers(1, 12))
+    @settings(max_examples=20, deadline=None)
+    def test_equals_the_loops(self, dtype, masked, drop, data, seed, size, cell_frames):
+        rng = np.random.default_rng(seed)
+        edges = data.draw(st.sampled_from([(0, 1, 5, 6, 20), (0, 20), (0, 2, 21, 40)]))
+        shards = [
+            make_shard(rng, [int(n) for n in rng.integers(1, 150, k)], dtype, edges, cell_frames, name)
+            for k, name in ((3, "a"), (2, "b"))
+        ]
+        self.compare(shards, size, masked, drop, rng)
+
+    def test_equals_the_loops_in_the_size_of_the_recipe(self, dtype, masked, drop):
+        rng = np.random.default_rng(1)
+        shards = [make_shard(rng, [1, 29, 310, 311, 620, 999], dtype, band_edges(200, 19), 30, "a")]
+        self.compare(shards, 310, masked, drop, rng)
+
+    @staticmethod
+    def compare(shards, size, masked, drop, rng):
+        reader = SegmentReader(shards, size, masked, drop)
+        for i, (frames, cells) in enumerate(recordings(shards)):
+            shard = shards[reader.shard_of[i]]
+            view = naive.view(frames, cells, shard.edges, shard.cell_frames, masked, drop)
+            expected = naive.segments(view, size)
+            assert reader.frames_left(i) == len(view)
+            starts = reader.segment_starts(i)
+            found = reader.read([i] * len(starts), starts)
+            assert found.dtype == shard.frames.dtype
+            decoded = found * shard.scale_factor + shard.add_offset
+            np.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-9)
+            for start in rng.integers(0, len(view), 3):
+                padded = np.concatenate([view, np.zeros((size, view.shape[1]))])[start : start + size]
+                one = reader.read([i], [start])[0] * shard.scale_factor + shard.add_offset
+                np.testing.assert_allclose(one, padded, rtol=0, atol=1e-9)
+
+    def test_one_read_serves_many_recordings(self, dtype, masked, drop):
+        rng = np.random.default_rng(2)
+        shards = [make_shard(rng, [40, 50, 60], dtype, (0, 5, 10), 7, name) for name in "ab"]
+        reader = SegmentReader(shards, 16, masked, drop)
+        owners, starts = list_segments(reader, [5, 0, 3, 3])
+        together = reader.read(owners, starts)
+        single = [reader.read([owner], [start])[0] for owner, start in zip(owners, starts, strict=True)]
+        np.testing.assert_array_equal(together, single)
+        assert owners.tolist() == [i for i in (5, 0, 3, 3) for _ in reader.segment_starts(i)]
+
+
+def test_recording_that_is_dropped_entirely_stays_whole_as_zeros():
+    shard = make_shard(np.random.default_rng(0), [100], "uint8", (0, 10), 30, "a")
+    shard.cells[:] = 0
+    reader = SegmentReader([shard], 40, True, True)
+    assert reader.frames_left(0) == 100
+    assert reader.segment_starts(0) == [0, 40, 60]
+    assert set(reader.read([0, 0, 0], [0, 40, 60]).ravel()) == {90}  # (0 - -4.5) / 0.05
+
+
+def test_nothing_dropped_leaves_all_frames_and_values():
+    shard = make_shard(np.random.default_rng(0), [95], "uint8", (0, 10), 30, "a")
+    shard.cells[:] = 1
+    reader = SegmentReader([shard], 95, True, True)
+    np.testing.assert_array_equal(reader.read([0], [0])[0], shard.frames)
+
+
+class TestStarts:
+    @pytest.mark.parametrize(
+        ("frames", "starts"),
+        [
+            (1, [0]),
+            (309, [0]),
+            (310, [0]),
+            (311, [0, 1]),
+            (620, [0, 310]),
+            (621, [0, 310, 311]),
+            (1000, [0, 310, 620, 690]),
+        ],
+    )
+    def test_by_hand(self, frames, starts):
+        reader = SegmentReader(
+            [make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")], 310, False, False
+        )
+        assert reader.segment_starts(0) == starts
+
+    @given(frames=st.integers(1, 500), size=st.integers(1, 200))
+    @settings(deadline=None)
+    def test_as_many_as_needed_and_every_frame_is_covered(self, frames, size):
+        reader = SegmentReader(
+            [make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")], size, False, False
+        )
+        starts = reader.segment_starts(0)
+        assert len(starts) == -(-frames // size)
+        assert {t for start in starts for t in range(start, min(start + size, frames))} == set(range(frames))
+        assert all(0 <= start <= max(0, frames - size) for start in starts)
+        assert starts == sorted(set(starts))
+
+
+class TestOpening:
+    def test_corpus(self, corpus):
+        shards = open_shards(features_folder(corpus), "train")
+        reader = SegmentReader(shards, 310, True, True)
+        assert len(reader) == 12
+        owners, starts = list_segments(reader, range(12))
+        found = reader.read(owners, starts)
+        assert found.shape == (len(owners), 310, 200)
+        for i, (frames, cells) in enumerate(recordings(shards)):
+            view = naive.view(frames, cells, naive.EDGES, 30, True, True)
+            mine = found[owners == i] * shards[0].scale_factor + shards[0].add_offset
+            np.testing.assert_allclose(mine, naive.segments(view, 310), rtol=0, atol=1e-9)
+
+    def test_missing_shard(self, corpus, tmp_path):
+        for path in features_folder(corpus).glob("train-*.h5"):
+            (tmp_path / path.name).symlink_to(path)
+        assert len(open_shards(tmp_path, "train")) == 3
+        (tmp_path / "train-00001-of-00003.h5").unlink()
+        with pytest.raises(PipelineError, match="2 train shards"):
+            open_shards(tmp_path, "train")
+
+    def test_shards_of_two_plans(self, corpus, tmp_path):
+        for path in features_folder(corpus).glob("train-*.h5"):
+            (tmp_path / path.name).symlink_to(path)
+        (tmp_path / "train-00003-of-00004.h5").symlink_to(path)
+        with pytest.raises(PipelineError, match="train shards"):
+            open_shards(tmp_path, "train")
+
+    def test_no_shards(self, tmp_path):
+        with pytest.raises(PipelineError, match="stage 3"):
+            open_shards(tmp_path, "train")
+        assert open_shards(tmp_path, "test") == []  # a corpus may have no test part
+        with pytest.raises(PipelineError, match="stage 3"):
+            SegmentReader([], 310, True, True)

@@ -1,0 +1,217 @@
+"""The stream of training batches: what is in an epoch, what its order depends on, and its thread."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from preprocess.segments import SegmentReader, list_segments
+from train.batches import Batches
+
+RECORDINGS = np.array([0, 2, 3, 5, 6, 7, 8, 10, 11])
+
+
+@pytest.fixture(scope="module")
+def reader(reader):
+    """Short segments, so that recordings have different numbers of them."""
+    return SegmentReader(reader.shards, 130, reader.mask, reader.drop_columns)
+
+
+class Recorder:
+    """A reader that remembers what was asked of it."""
+
+    def __init__(self, reader: SegmentReader) -> None:
+        self.reader, self.read_calls, self.segment_frames = reader, [], reader.segment_frames
+        self.segment_starts, self.frames_left = reader.segment_starts, reader.frames_left
+
+    def read(self, owners: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        self.read_calls.append((owners.tolist(), starts.tolist()))
+        return self.reader.read(owners, starts)
+
+
+def make(reader, batch_size: int = 4, seed: int = 0, windows: bool = True, recordings=RECORDINGS) -> Batches:
+    targets = np.arange(36, dtype=np.float32).reshape(12, 3)
+    return Batches(reader, recordings, targets, batch_size, seed, windows)
+
+
+def drawn(batches: Batches, epoch: int) -> list[tuple[int, int]]:
+    """Return the (recording, first frame) of an epoch in its order."""
+    batches.reader = Recorder(batches.reader.reader if isinstance(batches.reader, Recorder) else batches.reader)
+    list(batches.epoch(epoch))
+    return [pair for owners, starts in batches.reader.read_calls for pair in zip(owners, starts, strict=True)]
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "batches"}
+
+
+def assert_ends(thread: threading.Thread) -> None:
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+# One epoch
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 7, 64])
+def test_every_segment_once_per_epoch_and_the_last_batch_filled_from_the_beginning(reader, batch_size):
+    batches = make(reader, batch_size, windows=False)
+    wanted = list(zip(*map(np.ndarray.tolist, list_segments(reader, RECORDINGS)), strict=True))
+    assert len(set(Counter(owner for owner, _ in wanted).values())) > 1
+    assert batches.steps == -(-len(wanted) // batch_size)
+    order = drawn(batches, 3)
+    assert len(order) == batches.steps * batch_size
+    assert sorted(order[: len(wanted)]) == sorted(wanted)
+    cycle = itertools.cycle(order[: len(wanted)])
+    assert order == list(itertools.islice(cycle, len(order)))
+
+
+def test_random_windows_keep_the_number_of_segments_of_each_recording(reader):
+    batches = make(reader, 1)
+    owners = Counter(owner for owner, _ in drawn(batches, 0))
+    assert owners == Counter({int(i): len(reader.segment_starts(int(i))) for i in RECORDINGS})
+
+
+def test_batches_hold_the_segments_and_the_targets_of_their_recordings(reader):
+    batches = make(reader, 4, windows=True)
+    for (codes, targets), (owners, starts) in zip(batches.epoch(2), split(drawn(batches, 2), 4), strict=True):
+        assert codes.shape == (4, 130, 200)
+        assert codes.dtype == np.uint8
+        np.testing.assert_array_equal(codes, reader.read(owners, starts))
+        np.testing.assert_array_equal(targets, batches.targets[list(owners)])
+
+
+def split(pairs: list[tuple[int, int]], size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [tuple(zip(*pairs[low : low + size], strict=True)) for low in range(0, len(pairs), size)]
+
+
+def test_random_windows_stay_within_the_recording_and_reach_both_ends(reader):
+    batches = make(reader, 8)
+    seen: dict[int, set[int]] = {}
+    for epoch in range(60):
+        for owner, start in drawn(batches, epoch):
+            seen.setdefault(owner, set()).add(start)
+    assert set(seen) == set(RECORDINGS.tolist())
+    spread = 0
+    for owner, starts in seen.items():
+        latest = max(0, reader.frames_left(owner) - 130)
+        assert min(starts) >= 0
+        assert max(starts) <= latest
+        if latest:
+            spread += 1
+            assert min(starts) < 0.1 * latest
+            assert max(starts) > 0.9 * latest
+    assert spread == len(RECORDINGS)
+
+
+def test_the_last_window_is_drawn_too(reader):
+    """A recording with one frame to spare starts at 0 or 1."""
+    short = SegmentReader(reader.shards, int(reader.lengths[0]) - 1, reader.mask, reader.drop_columns)
+    batches = make(short, 2, recordings=np.array([0]))
+    assert {start for epoch in range(20) for _, start in drawn(batches, epoch)} == {0, 1}
+
+
+def test_fixed_windows_otherwise(reader):
+    batches = make(reader, 1, windows=False)
+    for epoch in (0, 5):
+        for owner, start in drawn(batches, epoch):
+            assert start in reader.segment_starts(owner)
+
+
+# Order
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_the_order_follows_from_seed_and_epoch_alone(reader, windows):
+    first = drawn(make(reader, windows=windows), 4)
+    later = make(reader, windows=windows)
+    drawn(later, 9)
+    assert drawn(later, 4) == first
+    assert drawn(make(reader, windows=windows), 5) != first
+    assert drawn(make(reader, seed=1, windows=windows), 4) != first
+
+
+def test_a_stream_started_later_is_the_continuation(reader):
+    whole, part = make(reader), make(reader)
+    stream = whole.stream(0)
+    expected = [next(stream) for _ in range(5 * whole.steps)][3 * whole.steps :]
+    stream.close()
+    stream = part.stream(3)
+    found = [next(stream) for _ in range(2 * part.steps)]
+    stream.close()
+    for (a, dummy), (b, _) in zip(expected, found, strict=True):
+        assert equal(a, b)
+        assert dummy.shape == (4,)
+
+
+def test_the_stream_is_the_epochs_one_after_the_other(reader):
+    batches = make(reader)
+    stream = batches.stream(1)
+    for expected in itertools.chain(batches.epoch(1), batches.epoch(2)):
+        assert equal(next(stream)[0], expected)
+    stream.close()
+
+
+# Thread
+
+
+def test_an_error_in_the_thread_reaches_the_consumer(reader):
+    class Failing(Recorder):
+        def read(self, owners, starts):
+            if len(self.read_calls) == 2:
+                raise OSError("the disk has gone")
+            return super().read(owners, starts)
+
+    before = threads()
+    stream = make(Failing(reader)).stream(0)
+    next(stream)
+    (thread,) = threads() - before
+    next(stream)
+    with pytest.raises(OSError, match="the disk has gone"):
+        next(stream)
+    assert_ends(thread)
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_the_thread_ends(reader, how):
+    """Also while it waits because its queue is full."""
+    before = threads()
+    batches = make(reader)
+    stream = batches.stream(0)
+    next(stream)
+    (thread,) = threads() - before
+    time.sleep(0.5)
+    assert thread.is_alive()
+    assert thread.daemon
+    batches.stop() if how == "stop" else stream.close()
+    assert_ends(thread)
+
+
+def test_reads_ahead_but_not_without_end(reader):
+    batches = make(Recorder(reader))
+    stream = batches.stream(0)
+    next(stream)
+    time.sleep(0.5)
+    assert 1 < len(batches.reader.read_calls) <= 8
+    stream.close()
+
+
+def test_waiting_is_counted_where_the_reader_is_slow(reader):
+    class Slow(Recorder):
+        def read(self, owners, starts):
+            time.sleep(0.05)
+            return super().read(owners, starts)
+
+    batches = make(Slow(reader))
+    stream = batches.stream(0)
+    for _ in range(6):
+        next(stream)
+    stream.close()
+    assert 0.15 < batches.waited < 5

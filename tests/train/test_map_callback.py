@@ -1,0 +1,118 @@
+"""The validation figures against an independent computation from single predictions."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, label_ranking_average_precision_score, log_loss, top_k_accuracy_score
+
+from config import Part
+from preprocess.segments import SegmentReader
+from tests.train.conftest import derived
+from train.losses import open_loss
+from train.MAPCallback import MAPCallback
+from train.network import build_model, fit_statistics
+
+CLASSES = 7
+RECORDINGS = np.array([1, 4, 5, 6, 9, 10])
+LABELS = np.array([0, 3, 6, 2, 2, 1])
+
+
+@pytest.fixture(scope="module")
+def reader(reader):
+    """Short segments, so that recordings have different numbers of them."""
+    return SegmentReader(reader.shards, 130, reader.mask, reader.drop_columns)
+
+
+@pytest.fixture(scope="module")
+def config(corpus, tmp_path_factory):
+    return derived(corpus, tmp_path_factory.mktemp("runs"), "features.segment_frames=130")
+
+
+@pytest.fixture(scope="module")
+def model(config, reader):
+    """An untrained network whose logits are spread out."""
+    keras.utils.set_random_seed(5)
+    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    fit_statistics(model, reader, (np.arange(12), np.zeros(12, int)), "bin", 0)
+    return model
+
+
+@pytest.fixture
+def background():
+    background = np.zeros((len(RECORDINGS), CLASSES), bool)
+    background[0, [2, 5]] = background[2, 0] = background[5, [0, 3]] = True
+    return background
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def predictions(model, reader) -> list[np.ndarray]:
+    """Return the logits of each recording's segments, one segment at a time."""
+    return [
+        np.concatenate([model.predict_on_batch(reader.read([i], [start])) for start in reader.segment_starts(int(i))])
+        for i in RECORDINGS
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_figures_are_those_of_an_independent_computation(model, reader, background, batch_size):
+    loss = open_loss(Part("categorical_crossentropy"))
+    callback = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, batch_size)
+    logs = {"loss": 0.5}
+    callback.on_epoch_end(0, logs)
+    logits = predictions(model, reader)
+    assert len({len(own) for own in logits}) > 1  # recordings of different lengths count alike
+    segments, owners = softmax(np.concatenate(logits)), np.repeat(LABELS, [len(own) for own in logits])
+    scores = np.array([softmax(own).mean(axis=0) for own in logits])
+    main = np.eye(CLASSES, dtype=bool)[LABELS]
+    ranks = 1 + (scores > scores[np.arange(len(LABELS)), LABELS][:, None]).sum(axis=1)
+    expected = {
+        "loss": 0.5,
+        "val_loss": log_loss(owners, segments, labels=range(CLASSES)),
+        "val_acc": accuracy_score(owners, segments.argmax(axis=1)),
+        "val_map": np.mean(1 / ranks),
+        "val_map_background": label_ranking_average_precision_score(main | background, scores),
+        "val_top1": top_k_accuracy_score(LABELS, scores, k=1, labels=range(CLASSES)),
+        "val_top5": top_k_accuracy_score(LABELS, scores, k=5, labels=range(CLASSES)),
+    }
+    assert logs == pytest.approx(expected, rel=1e-4)
+    assert logs["val_map"] != pytest.approx(logs["val_map_background"])
+
+
+def test_sigmoid_scores_and_loss(model, reader, background):
+    loss = open_loss(Part("binary_crossentropy"))
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    logits = [own.astype(np.float64) for own in predictions(model, reader)]
+    scores = np.array([(1 / (1 + np.exp(-own))).mean(axis=0) for own in logits])
+    targets = np.eye(CLASSES)[np.repeat(LABELS, [len(own) for own in logits])]
+    chance = 1 / (1 + np.exp(-np.concatenate(logits)))
+    expected = -(targets * np.log(chance) + (1 - targets) * np.log(1 - chance)).mean()
+    assert found["val_loss"] == pytest.approx(expected, rel=1e-4)
+    relevant = np.eye(CLASSES, dtype=bool)[LABELS] | background
+    assert found["val_map_background"] == pytest.approx(label_ranking_average_precision_score(relevant, scores))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_diverged_ranks_everything_last(config, reader, background, value):
+    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, value))
+    loss = open_loss(Part("categorical_crossentropy"))
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    assert np.isnan(found["val_loss"])
+    assert found["val_map"] == pytest.approx(1 / CLASSES)
+    assert found["val_map_background"] == pytest.approx(((1 + background.sum(axis=1)) / CLASSES).mean())
+    assert found["val_top1"] == found["val_top5"] == 0
+
+
+def test_a_network_that_diverged_hits_no_segment(config, reader):
+    """Also not those of the first class, which an argmax over NaN would name."""
+    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, np.nan))
+    loss, labels = open_loss(Part("categorical_crossentropy")), np.zeros(len(RECORDINGS), int)
+    nothing = np.zeros((len(RECORDINGS), CLASSES), bool)
+    assert MAPCallback(model, loss, reader, RECORDINGS, labels, nothing, 64).evaluate()["val_acc"] == 0

@@ -1,0 +1,295 @@
+"""The model's input, its statistics, the schedule, the optimizers, and one compiled training step."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import config as configuration
+from config import ConfigError, Part
+from preprocess.recipes import Encoding
+from preprocess.segments import list_segments
+from tests.train.conftest import derived
+from train.losses import open_loss
+from train.network import (
+    MIN_DEVIATION,
+    OPTIMIZERS,
+    Standardise,
+    WarmupSchedule,
+    build_model,
+    build_trainer,
+    fit_statistics,
+    open_optimizer,
+    precision,
+)
+
+UINT8 = Encoding("uint8", 0.05, -4.5)
+STORED = {"uint8": UINT8, "float16": Encoding("float16", 1.0, 0.0), "float32": Encoding("float32", 1.0, 0.0)}
+
+
+def settings(*overrides: str) -> configuration.Config:
+    return configuration.load(None, list(overrides))
+
+
+def values(variable: Any) -> np.ndarray:
+    return variable.numpy()
+
+
+# Input
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_standardise_decodes_normalises_and_turns_time_into_the_second_axis(dtype):
+    rng = np.random.default_rng(0)
+    encoding = STORED[dtype]
+    codes = encoding.encode(rng.uniform(-4, 7, (3, 11, 7)).astype(np.float32))
+    mean, deviation = rng.normal(size=7), rng.uniform(0.1, 3, 7)
+    layer = Standardise(encoding, 7)
+    layer.mean.assign(mean)
+    layer.deviation.assign(deviation)
+    decoded = codes.astype(np.float64) * encoding.scale_factor + encoding.add_offset
+    expected = ((decoded - mean) / deviation).transpose(0, 2, 1)[..., None]
+    found = ops.convert_to_numpy(layer(codes))
+    assert found.shape == (3, 7, 11, 1) == layer.compute_output_shape((3, 11, 7))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
+def test_standardise_computes_in_float32_and_rounds_once(name):
+    """Half precision has no room for code * gain + offset: only the result may be rounded."""
+    rng = np.random.default_rng(1)
+    mean, deviation = rng.normal(size=5), rng.uniform(0.1, 3, 5)
+    codes = rng.integers(0, 256, (4, 9, 5)).astype(np.uint8)
+    with precision(name):
+        layer = Standardise(UINT8, 5)
+    layer.mean.assign(mean)
+    layer.deviation.assign(deviation)
+    found = layer(codes)
+    assert keras.backend.standardize_dtype(found.dtype) == name.removeprefix("mixed_")
+    expected = ((codes * 0.05 - 4.5 - mean) / deviation).transpose(0, 2, 1)[..., None]
+    step = {"mixed_bfloat16": 2**-8, "mixed_float16": 2**-11}[name]
+    np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(found, "float32")), expected, rtol=1.1 * step, atol=1e-4)
+
+
+def test_statistics_are_weights_that_are_not_trained():
+    layer = Standardise(UINT8, 5)
+    assert [weight.name for weight in layer.non_trainable_weights] == ["mean", "deviation"]
+    assert layer.trainable_weights == []
+
+
+# Statistics
+
+
+@pytest.fixture(scope="module")
+def segments(reader):
+    """All segments of the corpus, and their decoded values, float64 [segments * frames, bins]."""
+    owners, starts = list_segments(reader, range(len(reader)))
+    codes = np.concatenate([reader.read([i], [start]) for i, start in zip(owners, starts, strict=True)])
+    return (owners, starts), codes.reshape(-1, reader.bins) * 0.05 - 4.5
+
+
+@pytest.fixture
+def model(corpus, reader):
+    return build_model(corpus, reader.encoding, reader.bins, 3)
+
+
+@pytest.mark.parametrize("how", ["bin", "global", "none"])
+def test_fit_statistics(model, reader, segments, how):
+    chosen, decoded = segments
+    fit_statistics(model, reader, chosen, how, 0)
+    stage = model.get_layer("standardise")
+    mean, deviation = {
+        "bin": (decoded.mean(axis=0), decoded.std(axis=0)),
+        "global": (np.full(200, decoded.mean()), np.full(200, decoded.std())),
+        "none": (np.zeros(200), np.ones(200)),
+    }[how]
+    np.testing.assert_allclose(values(stage.mean), mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values(stage.deviation), np.maximum(deviation, MIN_DEVIATION), rtol=1e-4)
+
+
+def test_normalised_segments_have_mean_0_and_deviation_1(model, reader, segments):
+    chosen, decoded = segments
+    fit_statistics(model, reader, chosen, "bin", 0)
+    images = np.concatenate([values(model.get_layer("standardise")(reader.read(*pair))) for pair in [chosen]])
+    by_bin = images.transpose(1, 0, 2, 3).reshape(200, -1).astype(np.float64)
+    varying = decoded.std(axis=0) > MIN_DEVIATION
+    assert varying.sum() > 100  # the others are masked in all recordings
+    np.testing.assert_allclose(by_bin.mean(axis=1), 0, atol=2e-3)
+    np.testing.assert_allclose(by_bin.std(axis=1)[varying], 1, atol=2e-3)
+
+
+def test_statistics_of_some_segments(model, reader, segments, monkeypatch):
+    """Where there are more segments than wanted, the seed chooses; those of nothing else count."""
+    (owners, starts), decoded = segments
+    monkeypatch.setattr("train.network.STATISTICS_SEGMENTS", 5)
+    by_segment = decoded.reshape(len(owners), -1, 200).mean(axis=1)
+    stage, found = model.get_layer("standardise"), []
+    for seed in (0, 1, 0):
+        fit_statistics(model, reader, (owners, starts), "bin", seed)
+        found.append(values(stage.mean))
+        chosen = np.random.default_rng(seed).permutation(len(owners))[:5]
+        np.testing.assert_allclose(found[-1], by_segment[chosen].mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[0], found[2])
+    assert not np.allclose(found[0], found[1])
+
+
+def test_a_constant_bin_is_not_blown_up(model):
+    class Silent:
+        bins, encoding = 200, UINT8
+
+        def read(self, owners, starts):
+            return np.full((len(owners), 310, 200), 100, np.uint8)
+
+    fit_statistics(model, Silent(), (np.arange(70), np.zeros(70, int)), "bin", 0)
+    stage = model.get_layer("standardise")
+    np.testing.assert_allclose(values(stage.mean), 0.5, atol=1e-5)
+    np.testing.assert_allclose(values(stage.deviation), MIN_DEVIATION)
+
+
+# Schedule
+
+
+def rates(schedule: WarmupSchedule, steps: list[int]) -> list[float]:
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_schedule_by_hand():
+    schedule = WarmupSchedule(0.8, 4, 100, "constant")
+    assert rates(schedule, [0, 1, 2, 3, 4, 50, 99, 1000]) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8])
+
+
+def test_cosine_schedule_by_hand():
+    """Warm-up of 4 steps, then half a cosine over 100: a quarter, half and all of the way down, and 0 after it."""
+    schedule = WarmupSchedule(0.8, 4, 104, "cosine")
+    found = rates(schedule, [0, 1, 3, 4, 29, 54, 79, 104, 200])
+    quarter = 0.4 * (1 + math.sqrt(0.5))
+    assert found == pytest.approx([0.2, 0.4, 0.8, 0.8, quarter, 0.4, 0.8 - quarter, 0, 0], abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", ["constant", "cosine"])
+def test_without_warm_up_the_first_step_has_the_full_rate(shape):
+    assert rates(WarmupSchedule(0.5, 0, 10, shape), [0]) == pytest.approx([0.5])
+    last = rates(WarmupSchedule(0.5, 0, 10, shape), [9])[0]
+    expected = {"constant": 0.5, "cosine": 0.25 * (1 + math.cos(0.9 * math.pi))}
+    assert last == pytest.approx(expected[shape])
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0.5, 1), (5, 5), (9, 3), (0, 0), (2.5, 10)])
+def test_odd_lengths_stay_between_0_and_the_peak(warmup, total):
+    found = rates(WarmupSchedule(0.3, warmup, total, "cosine"), list(range(12)))
+    assert all(0 <= rate <= 0.3 + 1e-7 for rate in found)
+    assert max(found) > 0
+
+
+def test_warm_up_of_part_of_a_step_count():
+    """2.5 steps: the shares 1/2.5, 2/2.5, then all of it."""
+    found = rates(WarmupSchedule(1.0, 2.5, 10, "constant"), [0, 1, 2, 3])
+    assert found == pytest.approx([0.4, 0.8, 1, 1])
+
+
+def test_schedule_is_rebuilt_from_its_configuration():
+    schedule = WarmupSchedule(0.3, 2.0, 20, "cosine")
+    again = WarmupSchedule.from_config(schedule.get_config())
+    assert rates(again, [0, 3, 11, 19]) == rates(schedule, [0, 3, 11, 19])
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adafactor", "adam", "adamw", "lion", "nadam", "rmsprop", "sgd", "SGD"])
+def test_optimizers_by_name_with_the_schedule_of_the_run(name):
+    config = settings(
+        "train.epochs=3", "train.warmup_epochs=0.5", f"train.optimizer={{name='{name}', learning_rate=0.02}}"
+    )
+    optimizer = open_optimizer(config, 10)
+    assert type(optimizer) is OPTIMIZERS[name.lower()]
+    assert type(optimizer).__name__.lower() == name.lower()
+    expected = WarmupSchedule(0.02, 5, 30, "cosine")
+    variable = keras.Variable(np.ones(3, np.float32))
+    optimizer.build([variable])
+    for step in (0, 3, 17):
+        optimizer.iterations.assign(step)
+        assert float(ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(float(expected(step)))
+
+
+def test_options_reach_the_optimizer():
+    config = settings("train.optimizer={name='sgd', learning_rate=0.1, momentum=0.7, nesterov=true}")
+    optimizer = open_optimizer(config, 1)
+    assert (optimizer.momentum, optimizer.nesterov) == (0.7, True)
+    assert open_optimizer(settings(), 1).weight_decay == 0.01
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("{name='adagradient'}", r"train\.optimizer\.name.*'adagradient'.*adam, .*sgd"),
+        ("{name='sgd', beta_1=0.5}", r"Unknown key train\.optimizer\.beta_1.*momentum"),
+        ("{name='adamw', lr=0.5}", r"Unknown key train\.optimizer\.lr.*learning_rate"),
+        ("{name='adamw', learning_rate='fast'}", r"train\.optimizer\.learning_rate.*'fast'"),
+        ("{name='sgd', momentum=7}", r"train\.optimizer.*momentum"),
+    ],
+)
+def test_bad_optimizer_settings_are_named(part, words):
+    with pytest.raises(ConfigError, match=words):
+        open_optimizer(settings(f"train.optimizer={part}"), 1)
+
+
+# The whole
+
+
+def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(corpus, reader):
+    model = build_model(corpus, reader.encoding, reader.bins, 3)
+    trainer = build_trainer(corpus, model, open_loss(Part("categorical_crossentropy")), 1)
+    assert {id(weight) for weight in trainer.weights} == {id(weight) for weight in model.weights}
+    codes, targets = reader.read([0, 3], [0, 0]), np.array([[1, 0, 0], [0, 0.5, 1]], np.float32)
+    joined = trainer.predict_on_batch([codes, targets])
+    np.testing.assert_allclose(joined[:, :3], model.predict_on_batch(codes), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(joined[:, 3:], targets)
+
+
+def test_the_model_is_its_parts_one_after_the_other(corpus, reader):
+    model = build_model(corpus, reader.encoding, reader.bins, 3)
+    stage, network = model.get_layer("standardise"), model.layers[-1]
+    stage.mean.assign(np.linspace(-1, 1, 200))
+    codes = reader.read([1, 2], [5, 0])
+    assert model.input_shape == (None, 310, 200)
+    assert model.name == "alexnet"
+    np.testing.assert_allclose(model.predict_on_batch(codes), values(network(stage(codes))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_compiled_steps_change_the_weights_and_lower_the_loss_of_a_repeated_batch(
+    corpus, reader, tiny, tmp_path, policy
+):
+    config = derived(
+        corpus,
+        tmp_path,
+        "model.network=tiny",
+        "model.dropout=0.0",
+        f"train.precision={policy}",
+        "train.warmup_epochs=0",
+        "train.schedule=constant",
+        "train.optimizer={name='adam', learning_rate=1e-2}",
+    )
+    keras.utils.set_random_seed(0)
+    model = build_model(config, reader.encoding, reader.bins, 3)
+    fit_statistics(model, reader, list_segments(reader, range(len(reader))), "bin", 0)
+    loss = open_loss(config.train.loss)
+    trainer = build_trainer(config, model, loss, 100)
+    assert trainer.jit_compile is True
+    before = [values(weight).copy() for weight in model.trainable_weights]
+    codes, targets = reader.read(range(6), [0] * 6), np.tile(np.eye(3, dtype=np.float32), (2, 1))
+    # The first loss by hand, from the model's own outputs in training mode.
+    logits = ops.cast(model(codes, training=True), "float32")
+    expected = float(ops.convert_to_numpy(loss.compute(targets, logits)).mean())
+    losses = [float(trainer.train_on_batch([codes, targets], np.zeros(6, np.float32))[0]) for _ in range(12)]
+    assert losses[0] == pytest.approx(expected, rel=1e-4 if policy == "float32" else 0.05)
+    assert losses[-1] < 0.5 * losses[0]
+    assert np.isfinite(losses).all()
+    changed = [not np.array_equal(old, values(new)) for old, new in zip(before, model.trainable_weights, strict=True)]
+    assert all(changed)

@@ -1,0 +1,353 @@
+"""The run directory: what is best, what may change, what a damaged state does, and the log of all runs."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config as configuration
+from config import PipelineError
+from preprocess.recipes import Encoding
+from preprocess.recordings import Species
+from train.run import MONITORS, FeatureStamp, Run, best_epoch, is_best, last_run, stops_early
+
+NAN = float("nan")
+SPECIES = [Species("aaaaaa", "Avis prima"), Species("bbbbbb", 'Avis "secunda"', "Bird; a second, small")]
+STAMP = FeatureStamp('{"recipe": "birdclef2016"}', Encoding("uint8", 0.05, -4.5), 200, "0123abcd")
+SPLIT = {"100": "train", "101": "validation", "a, b.wav": "holdout"}
+
+
+def settings_of(tmp_path, *overrides: str) -> configuration.Config:
+    return configuration.load(None, ["train.run=first", f'train.folder="{tmp_path}"', *overrides])
+
+
+def history_of(val_map: list[float], val_loss: list[float] | None = None) -> list[dict[str, float]]:
+    val_loss = val_loss or [-value for value in val_map]
+    return [
+        {"epoch": i + 1, "loss": 1.0, "val_map": a, "val_loss": b, "val_acc": 0.5}
+        for i, (a, b) in enumerate(zip(val_map, val_loss, strict=True))
+    ]
+
+
+def small_trainer(units: int = 3, layers: int = 1) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(units) for _ in range(layers))])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def variables(trainer: keras.Model) -> list[np.ndarray]:
+    return [np.array(variable.numpy()) for variable in [*trainer.weights, *trainer.optimizer.variables]]
+
+
+@pytest.fixture
+def started(tmp_path) -> Run:
+    """A run with one epoch."""
+    run = Run(tmp_path / "first")
+    run.start(settings_of(tmp_path), SPECIES, STAMP, SPLIT)
+    trainer = small_trainer()
+    run.save_epoch(trainer, trainer, history_of([0.5]))
+    return run
+
+
+# What is best
+
+
+@pytest.mark.parametrize(
+    ("values", "up", "down"),
+    [
+        ([1.0], [1], [1]),
+        ([1.0, 2.0, 1.5, 3.0], [1, 1, 0, 1], [1, 0, 0, 0]),
+        ([3.0, 2.0, 2.0, 1.0], [1, 0, 0, 0], [1, 1, 0, 1]),
+        ([2.0, 2.0, 2.0], [1, 0, 0], [1, 0, 0]),
+        ([NAN, 2.0, 1.0, 2.0], [1, 1, 0, 0], [1, 1, 1, 0]),
+        ([2.0, NAN, 2.0, 3.0], [1, 0, 0, 1], [1, 0, 0, 0]),
+        ([NAN, NAN], [1, 0], [1, 0]),
+        ([math.inf, 1.0, -math.inf], [1, 0, 0], [1, 1, 1]),
+    ],
+)
+def test_is_best_by_hand(values, up, down):
+    history = [{"value": value} for value in values]
+    for better, expected in ((max, up), (min, down)):
+        found = [is_best(history[: i + 1], "value", better) for i in range(len(history))]
+        assert found == [bool(flag) for flag in expected]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN]), min_size=1, max_size=8))
+def test_best_epoch_is_the_first_of_the_best_values(values):
+    numbers = [value for value in values if not math.isnan(value)]
+    history = history_of(values)
+    assert best_epoch(history, "val_map") == (values.index(max(numbers)) if numbers else 0)
+    assert best_epoch(history) == best_epoch(history, "val_map") == best_epoch(history, "val_loss")
+
+
+@pytest.mark.parametrize(
+    ("losses", "stops"),
+    [
+        ([1.0], [False, False, False]),
+        ([1.0, 0.9], [False, False, False]),
+        ([1.0, 1.1], [True, False, False]),
+        ([1.0, 1.0], [True, False, False]),  # not lower
+        ([1.0, 1.1, 1.2], [True, True, False]),
+        ([1.0, 1.1, 0.9, 1.0], [True, False, False]),
+        ([1.0, 0.9, NAN, NAN, NAN], [True, True, True]),
+        ([NAN, 1.0, 2.0], [True, False, False]),
+        ([NAN, NAN, NAN, NAN], [True, True, True]),
+    ],
+)
+def test_stops_early_by_hand(losses, stops):
+    """For the patience of 1, 2 and 3 epochs; 0 never stops."""
+    history = history_of([0.5] * len(losses), losses)
+    assert [stops_early(history, patience) for patience in (1, 2, 3)] == stops
+    assert not stops_early(history, 0)
+
+
+def test_an_empty_history_does_not_stop():
+    assert not stops_early([], 1)
+
+
+# Starting
+
+
+def test_start_writes_what_identifies_the_run(started, tmp_path):
+    assert started.read_config() == settings_of(tmp_path)
+    assert started.read_species() == SPECIES
+    assert started.read_stamp() == STAMP
+    assert started.read_split() == SPLIT
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.epochs=99",
+        "train.patience=3",
+        "predict.top=5",
+        "predict.batch_size=7",
+        "data.folder=elsewhere",
+        "train.folder=elsewhere",
+    ],
+)
+def test_these_may_change_when_a_run_goes_on(started, tmp_path, override):
+    changed = settings_of(tmp_path, override)
+    assert changed != settings_of(tmp_path)
+    started.start(changed, SPECIES, STAMP, SPLIT)
+    assert started.read_config() == changed
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.seed=4", r"train\.seed: 0 -> 4"),
+        ("train.optimizer={name='adamw', learning_rate=0.5}", r"train\.optimizer\.learning_rate: 0\.0003 -> 0\.5"),
+        ("train.optimizer={name='sgd'}", r"train\.optimizer\.name: adamw -> sgd"),
+        ("train.augment.mixup.alpha=0.4", r"train\.augment\.mixup\.alpha: None -> 0\.4"),
+        ("train.validation=0.2", r"train\.validation: 0\.1 -> 0\.2"),
+        ("train.schedule=constant", r"train\.schedule: cosine -> constant"),
+        ("model.dropout=0.1", r"model\.dropout: None -> 0\.1"),
+        ("model.network=birdclef", r"model\.network: alexnet -> birdclef"),
+        ("features.mask=false", r"features\.mask: True -> False"),
+        ("data.root=/other", r"data\.root: None -> /other"),
+    ],
+)
+def test_other_settings_are_refused_by_name(started, tmp_path, override, words):
+    before = (started.folder / "config.toml").read_bytes()
+    with pytest.raises(PipelineError, match=words) as refusal:
+        started.start(settings_of(tmp_path, override), SPECIES, STAMP, SPLIT)
+    assert str(started.folder) in str(refusal.value)
+    assert "train.epochs" not in str(refusal.value)
+    assert (started.folder / "config.toml").read_bytes() == before
+
+
+def test_all_changes_are_named_at_once(started, tmp_path):
+    with pytest.raises(PipelineError) as refusal:
+        started.check_same(settings_of(tmp_path, "train.seed=1", "train.batch_size=3", "train.epochs=1"))
+    assert "train.batch_size: 32 -> 3, train.seed: 0 -> 1" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"fingerprint": "other"}, {"bins": 100}, {"recipe": "{}"}, {"encoding": Encoding("float32", 1, 0)}]
+)
+def test_other_features_are_refused(started, tmp_path, change):
+    with pytest.raises(PipelineError, match="recordings or features have changed"):
+        started.start(settings_of(tmp_path), SPECIES, dataclasses.replace(STAMP, **change), SPLIT)
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(PipelineError, match="no run directory"):
+        Run(tmp_path).read_config()
+    with pytest.raises(PipelineError, match=r"features\.json is missing or damaged"):
+        Run(tmp_path).read_stamp()
+    (tmp_path / "features.json").write_text('{"recipe": "x"')
+    with pytest.raises(PipelineError, match=r"features\.json is missing or damaged"):
+        Run(tmp_path).read_stamp()
+    assert Run(tmp_path).read_history() == []
+
+
+# State
+
+
+def test_a_state_is_restored_exactly(started):
+    trainer = small_trainer()
+    trainer.train_on_batch(np.ones((2, 4)), np.zeros((2, 3)))
+    history = [*history_of([0.5, 0.7], [NAN, 0.25])]
+    started.save_epoch(trainer, trainer, history)
+    expected = variables(trainer)
+    other = small_trainer()
+    assert not all(map(np.array_equal, variables(other), expected))
+    found = started.restore(other)
+    for a, b in zip(variables(other), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert json.dumps(found) == json.dumps(history)
+    assert json.dumps(started.read_history()) == json.dumps([{k: float(v) for k, v in row.items()} for row in history])
+
+
+def test_without_a_state_there_is_no_history(tmp_path):
+    assert Run(tmp_path).restore(small_trainer()) == []
+
+
+def test_weights_are_kept_when_they_are_best(started):
+    """By hand: epoch 2 is best by val_loss only, epoch 3 by val_map and val_acc."""
+    history = history_of([0.5], [1.0])
+    kept = dict.fromkeys(MONITORS, 1)
+    for epoch, (val_map, val_loss, val_acc) in enumerate([(0.4, 0.9, 0.5), (0.6, NAN, 0.7), (0.6, 0.9, 0.7)], 2):
+        trainer = small_trainer()
+        for weight in trainer.weights:
+            weight.assign(np.full(weight.shape, epoch))
+        history.append({"epoch": epoch, "loss": 1, "val_map": val_map, "val_loss": val_loss, "val_acc": val_acc})
+        started.save_epoch(trainer, trainer, history)
+        kept |= {2: {"val_loss": 2}, 3: {"val_map": 3, "val_acc": 3}, 4: {}}[epoch]
+        for monitor, best in kept.items():
+            if best > 1:
+                loaded = small_trainer()
+                loaded.load_weights(started.best_weights(monitor))
+                assert {float(value) for weight in loaded.weights for value in np.ravel(weight.numpy())} == {best}
+    assert kept == {"val_map": 3, "val_loss": 2, "val_acc": 3}
+    assert {monitor: best_epoch(history, monitor) + 1 for monitor in MONITORS} == kept
+
+
+def test_what_a_killed_process_left_behind_does_no_harm(started):
+    for name in ("state.h5.part", "history.csv.part", "part.best_val_map.weights.h5", "part.best_val_acc.weights.h5"):
+        (started.folder / name).write_bytes(b"half")
+    trainer = small_trainer()
+    history = history_of([0.5, 0.6])
+    history[1]["val_acc"] = 0.9
+    started.save_epoch(trainer, trainer, history)
+    assert not [path.name for path in started.folder.iterdir() if "part" in path.name]
+    assert started.restore(small_trainer()) == history
+    for monitor in MONITORS:
+        small_trainer().load_weights(started.best_weights(monitor))
+
+
+def damage(kind: str, path) -> None:
+    whole = path.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind.startswith("cut"):
+        path.write_bytes(whole[: int(len(whole) * float(kind[3:]))])
+    else:
+        with h5py.File(path, "r+") as file:
+            if kind == "incomplete":
+                del file.attrs["complete"]
+            elif kind == "no history":
+                del file.attrs["history"]
+            elif kind == "broken history":
+                file.attrs["history"] = np.void(b"[{")
+            elif kind == "no group":
+                del file["optimizer"]
+            elif kind == "missing variable":
+                del file["weights/0001"]
+            elif kind == "other shape":
+                del file["weights/0000"]
+                file["weights/0000"] = np.zeros((9, 9), np.float32)
+            elif kind == "outside":
+                shape = file["weights/0000"].shape
+                del file["weights/0000"]
+                external = [(str(path.with_name("elsewhere.bin")), 0, h5py.h5f.UNLIMITED)]
+                file.create_dataset("weights/0000", shape, "f4", external=external)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "text",
+        "cut0.05",
+        "cut0.5",
+        "cut0.999",
+        "incomplete",
+        "no history",
+        "broken history",
+        "no group",
+        "missing variable",
+        "other shape",
+        "outside",
+    ],
+)
+def test_a_damaged_state_gives_one_clear_error(started, kind):
+    path = started.folder / "state.h5"
+    damage(kind, path)
+    with pytest.raises(PipelineError, match="cannot be resumed from.*Remove it to train from the start") as error:
+        started.restore(small_trainer())
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("other", [{"units": 4}, {"layers": 2}])
+def test_the_state_of_another_network_is_refused(started, other):
+    with pytest.raises(PipelineError, match="cannot be resumed from"):
+        started.restore(small_trainer(**other))
+
+
+# Log
+
+
+def finish(tmp_path, name: str, val_map: float, **more: object) -> Run:
+    run = Run(tmp_path / name)
+    run.folder.mkdir(exist_ok=True)
+    run.finish({"best": val_map}, {"finished": "now", "run": name, "val_map": val_map, **more})
+    return run
+
+
+def read_log(tmp_path) -> list[dict[str, str]]:
+    with (tmp_path / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_log_has_one_line_per_run_the_last_finished_last(tmp_path):
+    finish(tmp_path, "a", 0.1)
+    finish(tmp_path, "b", 0.2, hardware='CPU, "2" cores')
+    assert last_run(tmp_path).folder == tmp_path / "b"
+    assert finish(tmp_path, "a", 0.3).read_metrics() == {"best": 0.3}
+    assert [(row["run"], row["val_map"]) for row in read_log(tmp_path)] == [("b", "0.2"), ("a", "0.3")]
+    assert [row["hardware"] for row in read_log(tmp_path)] == ['CPU, "2" cores', ""]
+    assert last_run(tmp_path).folder == tmp_path / "a"
+
+
+def test_last_run_passes_over_runs_that_are_gone_or_unfinished(tmp_path):
+    finish(tmp_path, "a", 0.1)
+    (finish(tmp_path, "b", 0.2).folder / "metrics.json").unlink()
+    assert last_run(tmp_path).folder == tmp_path / "a"
+
+
+def test_last_run_does_not_leave_its_folder(tmp_path):
+    inside = tmp_path / "runs"
+    inside.mkdir()
+    finish(tmp_path, "outside", 0.1)
+    (inside / "log.csv").write_text("run\n../outside\n")
+    with pytest.raises(PipelineError, match="no finished run"):
+        last_run(inside)
+
+
+def test_without_a_finished_run_there_is_an_error(tmp_path):
+    with pytest.raises(PipelineError, match=r"no finished run in .*doall\.sh"):
+        last_run(tmp_path)

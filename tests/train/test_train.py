@@ -1,0 +1,509 @@
+"""Training as a whole, on three species that any network learns: results, interruption, and every setting."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from sklearn.metrics import label_ranking_average_precision_score
+
+import config as configuration
+import train.batches
+from config import Config, ConfigError, PipelineError
+from predict.predict import load_run
+from preprocess.loadData import features_folder
+from preprocess.recordings import Recording, Species, read_table, write_table
+from preprocess.segments import SegmentReader, open_shards
+from tests.conftest import PROJECT, run_script
+from tests.train.conftest import derived, open_reader
+from train.metrics import chance_map
+from train.run import MONITORS, Run, last_run
+from train.trainModel import open_dataset, resolve
+from train.trainModel import train as train_network
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
+
+# Settings with which the fixture is learned within an epoch or two.
+ALEXNET = (
+    "train.epochs=5",
+    "train.batch_size=4",
+    "model.dropout=0.1",
+    "train.schedule=constant",
+    "train.warmup_epochs=0",
+    "train.optimizer={name='adamw', learning_rate=1e-3}",
+)
+TINY = (
+    "model.network=tiny",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.schedule=constant",
+    "train.warmup_epochs=0",
+    "train.optimizer={name='adamw', learning_rate=3e-3}",
+)
+# Everything that draws random numbers, so that nothing of it may be lost by an interruption.
+RANDOM = (*TINY, "train.augment={mixup={alpha=0.5}, time_mask={width=60}}", "model.dropout=0.3")
+
+
+def assert_same_course(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    """Compare histories but for the clock."""
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds", "waiting_share"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), (name, a["epoch"])
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.name.endswith(".part") or path.name.startswith("part.")]
+
+
+def copied(run: Run, name: str) -> Run:
+    """Return a copy of a run under another folder of runs, so that its name stays."""
+    folder = run.folder.parent / name / run.folder.name
+    shutil.copytree(run.folder, folder)
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def learned(corpus, home, tiny) -> Config:
+    """The AlexNet after five epochs."""
+    config = derived(corpus, home, *ALEXNET, "train.run=learned")
+    train_network(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, home, tiny) -> Config:
+    """The small network after four epochs in one go."""
+    config = derived(corpus, home, *RANDOM, "train.epochs=4", "train.run=uninterrupted")
+    train_network(config)
+    return config
+
+
+# What a run leaves behind
+
+
+def test_it_learns(learned):
+    """A random ranking of three species would have a MAP of (1 + 1/2 + 1/3) / 3."""
+    assert chance_map(np.array([1]), 3) == pytest.approx(11 / 18)
+    history = Run(learned.run_dir).read_history()
+    assert max(row["val_map"] for row in history) > 0.9
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert min(row["val_loss"] for row in history) < 0.8 * np.log(3)
+
+
+def test_the_run_directory_is_complete(learned):
+    run = Run(learned.run_dir)
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "best_val_acc.weights.h5",
+        "best_val_loss.weights.h5",
+        "best_val_map.weights.h5",
+        "classes.csv",
+        "config.toml",
+        "features.json",
+        "history.csv",
+        "metrics.json",
+        "split.csv",
+        "state.h5",
+        "tensorboard",
+    ]
+    assert list((run.folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert [kind.class_id for kind in run.read_species()] == ["aaaaaa", "bbbbbb", "cccccc"]
+    assert run.read_stamp().bins == 200
+    assert run.read_stamp().encoding.scale_factor == 0.05
+
+
+def test_the_configuration_is_resolved(learned):
+    with (learned.run_dir / "config.toml").open("rb") as stream:
+        written = tomllib.load(stream)
+    assert written["features"]["n_fft"] == 512
+    assert written["model"] == {"network": "alexnet", "normalise": "bin", "dropout": 0.1, "dense": 32, "momentum": 0.9}
+    assert (written["data"]["corpus"], written["train"]["run"]) == ("small", "learned")
+    assert Run(learned.run_dir).read_config() == resolve(learned)
+
+
+def test_history_has_a_row_per_epoch(learned):
+    with (learned.run_dir / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = "epoch loss acc val_loss val_acc val_map val_map_background val_top1 val_top5 learning_rate seconds"
+    assert list(rows[0]) == [*names.split(), "waiting_share"]
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    for row in rows:
+        assert float(row["learning_rate"]) == pytest.approx(1e-3)
+        assert float(row["seconds"]) > 0
+        assert 0 <= float(row["waiting_share"]) <= 1
+        assert float(row["val_map"]) == float(row["val_map_background"])  # no background species here
+        assert float(row["val_top5"]) == 1  # of three classes
+
+
+def test_the_final_figures_are_those_of_the_best_weights(learned):
+    run = Run(learned.run_dir)
+    history, metrics = run.read_history(), run.read_metrics()
+    maps = [row["val_map"] for row in history]
+    assert metrics["best_epoch"] == maps.index(max(maps)) + 1
+    assert metrics["epochs"] == 5
+    assert metrics["seconds"] == pytest.approx(sum(row["seconds"] for row in history))
+    assert metrics["validation"]["recordings"] == 3
+    best = history[metrics["best_epoch"] - 1]
+    for name in ("val_map", "val_loss", "val_acc", "val_top1"):
+        assert metrics["validation"][name] == pytest.approx(best[name], rel=1e-3)
+
+
+def test_log_and_last_run(learned, home):
+    with (home / "log.csv").open(newline="") as stream:
+        rows = {row["run"]: row for row in csv.DictReader(stream)}
+    row = rows["learned"]
+    expected = {"corpus": "small", "network": "alexnet", "species": "3", "recordings": "9", "epochs": "5"}
+    assert {name: row[name] for name in expected} == expected
+    assert float(row["val_map"]) == round(Run(learned.run_dir).read_metrics()["validation"]["val_map"], 5)
+    assert last_run(home).folder.name in rows
+
+
+def test_split_keeps_a_quarter_of_each_species(learned, corpus):
+    sides = Run(learned.run_dir).read_split()
+    class_of = {row.media_id: row.class_id for row in read_table(corpus.corpus_dir / "recordings.csv", Recording)}
+    held = [class_of[media_id] for media_id, side in sides.items() if side == "validation"]
+    assert sorted(held) == ["aaaaaa", "bbbbbb", "cccccc"]
+    assert sum(side == "train" for side in sides.values()) == 9
+
+
+# Running the same command again
+
+
+def test_a_finished_run_is_skipped(learned, capsys):
+    before = {path: path.stat().st_mtime_ns for path in learned.run_dir.iterdir()}
+    started = time.monotonic()
+    train_network(learned)
+    assert time.monotonic() - started < 2
+    assert "is finished: best val_map" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in learned.run_dir.iterdir()} == before
+
+
+def test_a_finished_run_refuses_other_settings_and_names_only_those(learned, corpus, home):
+    other = derived(corpus, home, *ALEXNET, "train.run=learned", "train.seed=7", "model.dense=64")
+    with pytest.raises(PipelineError) as refusal:
+        train_network(other)
+    assert "(model.dense: 32 -> 64, train.seed: 0 -> 7)" in str(refusal.value)
+
+
+def test_a_finished_run_goes_on_and_is_equal_to_an_uninterrupted_one(uninterrupted, corpus, home):
+    """Two epochs and two more, with all that draws random numbers, equal four."""
+    for epochs in (2, 4):
+        train_network(derived(corpus, home, *RANDOM, f"train.epochs={epochs}", "train.run=continued"))
+        assert len(Run(home / "continued").read_history()) == epochs
+    found, expected = Run(home / "continued"), Run(uninterrupted.run_dir)
+    assert_same_course(found.read_history(), expected.read_history())
+    assert found.read_metrics()["epochs"] == 4
+    assert found.read_metrics()["validation"] == pytest.approx(expected.read_metrics()["validation"], rel=1e-3)
+    for monitor in MONITORS:
+        with h5py.File(found.best_weights(monitor)) as a, h5py.File(expected.best_weights(monitor)) as b:
+            names: list[str] = []
+            a.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            assert names
+            for name in names:
+                np.testing.assert_allclose(a[name][()], b[name][()], rtol=1e-2, atol=1e-4)
+
+
+def test_epochs_differ_in_what_they_draw(uninterrupted):
+    """Were the random numbers of the epochs alike, the previous test could not notice their loss."""
+    losses = [row["loss"] for row in Run(uninterrupted.run_dir).read_history()]
+    assert len(set(losses)) == 4
+
+
+def test_a_run_killed_before_its_final_figures_gets_them(uninterrupted, corpus, home):
+    run = copied(Run(uninterrupted.run_dir), "without_metrics")
+    expected, history = run.read_metrics(), (run.folder / "history.csv").read_bytes()
+    (run.folder / "metrics.json").unlink()
+    train_network(derived(corpus, run.folder.parent, *RANDOM, "train.epochs=4", "train.run=uninterrupted"))
+    found = run.read_metrics()
+    assert found["validation"] == pytest.approx(expected["validation"], rel=1e-5)
+    assert found["best_epoch"] == expected["best_epoch"]
+    assert (run.folder / "history.csv").read_bytes() == history
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_damaged_best_weights_give_one_clear_error(uninterrupted, corpus, damage):
+    run = copied(Run(uninterrupted.run_dir), f"weights_{damage}")
+    weights = run.best_weights()
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage == "cut":
+        weights.write_bytes(whole[: len(whole) // 2])
+    (run.folder / "metrics.json").unlink()
+    with pytest.raises(PipelineError, match=r"best_val_map\.weights\.h5"):
+        train_network(derived(corpus, run.folder.parent, *RANDOM, "train.epochs=4", "train.run=uninterrupted"))
+
+
+def test_a_damaged_state_gives_one_clear_error(uninterrupted, corpus):
+    run = copied(Run(uninterrupted.run_dir), "state")
+    state = run.folder / "state.h5"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(PipelineError, match=r"state\.h5 cannot be resumed from"):
+        train_network(derived(corpus, run.folder.parent, *RANDOM, "train.epochs=5", "train.run=uninterrupted"))
+
+
+def test_a_killed_process_goes_on_to_the_same_result(learned, corpus, home, tmp_path):
+    config = derived(corpus, home, *ALEXNET, "train.run=killed")
+    file = tmp_path / "experiment.toml"
+    file.write_text(configuration.to_toml(config))
+    command = [sys.executable, str(PROJECT / "train" / "trainModel.py"), "--config", str(file)]
+    log = (tmp_path / "log.txt").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
+    try:
+        limit = time.monotonic() + 300
+        while not (config.run_dir / "history.csv").exists():
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+    run = Run(config.run_dir)
+    assert 1 <= len(run.read_history()) < 5
+    assert not (run.folder / "metrics.json").exists()
+    again = run_script(PROJECT / "train" / "trainModel.py", "--config", file)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after epoch" in again.stdout
+    assert_same_course(run.read_history(), Run(learned.run_dir).read_history())
+    assert run.read_metrics()["validation"] == pytest.approx(
+        Run(learned.run_dir).read_metrics()["validation"], rel=1e-3, abs=1e-5
+    )
+    assert leftovers(run.folder) == []
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("none", ("model.normalise=none",)),
+        ("global", ("model.normalise=global", "features.mask=false", "features.drop_columns=false")),
+        ("sigmoid", ("train.loss={name='binary_crossentropy', label_smoothing=0.05}", "train.random_windows=false")),
+        ("bfloat16", ("train.precision=mixed_bfloat16", "train.augment.mixup={}", "train.augment.frequency_mask={}")),
+        ("float16", ("train.precision=mixed_float16",)),
+    ],
+)
+def test_other_settings_learn_too(corpus, home, name, overrides):
+    config = derived(corpus, home, *TINY, "train.epochs=4", f"train.run={name}", *overrides)
+    train_network(config)
+    history = Run(config.run_dir).read_history()
+    assert max(row["val_map"] for row in history) > 0.9
+    assert min(row["val_loss"] for row in history) < history[0]["loss"]
+    reader = open_reader(config)
+    _, model, _ = load_run(Run(config.run_dir))
+    stage = model.get_layer("standardise")
+    deviations = len(np.unique(stage.deviation.numpy()))
+    assert deviations == 1 if name in ("none", "global") else deviations > 100
+    assert (set(stage.mean.numpy()) == {0}) == (name == "none")
+    assert model.predict_on_batch(reader.read([0], [0])).dtype == np.float32
+
+
+def test_early_stopping(corpus, home, capsys):
+    """With a far too high learning rate the loss soon rises."""
+    rate = "train.optimizer={name='sgd', learning_rate=0.5}"
+    overrides = (*TINY, rate, "train.epochs=40", "train.run=stopped")
+    config = derived(corpus, home, *overrides, "train.patience=2")
+    train_network(config)
+    run = Run(config.run_dir)
+    losses = [row["val_loss"] for row in run.read_history()]
+    assert 3 <= len(losses) < 40
+    numbers = [value if np.isfinite(value) else np.inf for value in losses]
+    assert len(losses) - 1 - int(np.argmin(numbers)) == 2
+    assert "val_loss has not become lower for 2 epochs: stopping" in capsys.readouterr().out
+    train_network(config)
+    assert "is finished" in capsys.readouterr().out
+    longer = derived(corpus, home, *overrides, f"train.epochs={len(losses) + 1}", "train.patience=0")
+    train_network(longer)
+    assert len(run.read_history()) == len(losses) + 1
+
+
+@pytest.fixture(scope="module")
+def with_background(corpus, tmp_path_factory) -> Config:
+    """The same corpus, in which some recordings have background species, one of them unknown."""
+    home = tmp_path_factory.mktemp("background")
+    folder = home / "data" / "small"
+    shutil.copytree(corpus.corpus_dir, folder)
+    background = {"100": "bbbbbb,cccccc", "101": "bbbbbb", "102": "zzzzzz,aaaaaa", "104": "aaaaaa"}
+    rows = read_table(folder / "recordings.csv", Recording)
+    for row in rows:
+        object.__setattr__(row, "background", background.get(row.media_id, ""))
+    write_table(folder / "recordings.csv", Recording, rows)
+    return derived(corpus, home / "runs", f'data.folder="{home / "data"}"')
+
+
+def test_background_species_are_read(with_background):
+    """Not the main species itself, nor what is no class."""
+    config = with_background
+    data = open_dataset(config, open_shards(features_folder(config), "train"))
+    row = {media_id: i for i, media_id in enumerate(data.reader.media_id)}
+    expected = np.zeros((12, 3), bool)
+    expected[row["100"], [1, 2]] = expected[row["102"], 0] = expected[row["104"], 0] = True
+    np.testing.assert_array_equal(data.background, expected)
+    labels = {media_id: (int(media_id) - 100) % 3 for media_id in row}
+    assert data.labels.tolist() == [labels[media_id] for media_id in data.reader.media_id]
+    np.testing.assert_array_equal(data.targets(0.0), np.eye(3)[data.labels])
+    np.testing.assert_allclose(data.targets(0.25), np.eye(3)[data.labels] + 0.25 * expected)
+    assert data.targets(0.25).dtype == np.float32
+
+
+def test_background_weight_holdout_and_what_training_reads(with_background, monkeypatch):
+    """One run: the targets carry the weight, the holdout is reported, and only the training side is trained on."""
+    config = configuration.load(
+        None,
+        [
+            *(f"{section}.{key}={json.dumps(value)}" for section, key, value in flat(with_background)),
+            *TINY,
+            "train.background_weight=0.3",
+            "train.holdout=0.25",
+            "train.validation=0.34",
+            "train.run=background",
+        ],
+    )
+    trained: list[tuple[int, np.ndarray]] = []
+
+    class Spy(train.batches.Batches):
+        def epoch(self, number):
+            for codes, targets in super().epoch(number):
+                trained.append((number, targets))
+                yield codes, targets
+
+        def stream(self, first_epoch):
+            spied.append(self)
+            return super().stream(first_epoch)
+
+    spied: list[train.batches.Batches] = []
+    monkeypatch.setattr(train.batches, "Batches", Spy)
+    read: set[int] = set()
+    monkeypatch.setattr(SegmentReader, "read", noting(SegmentReader.read, read))
+    train_network(config)
+    run = Run(config.run_dir)
+    sides = run.read_split()
+    assert {side: list(sides.values()).count(side) for side in set(sides.values())} == {
+        "train": 6,
+        "validation": 3,
+        "holdout": 3,
+    }
+    reader = open_reader(config)
+    assert {sides[reader.media_id[i]] for i in read} == {"train"}
+    assert {reader.media_id[i] for i in read} == {media_id for media_id, side in sides.items() if side == "train"}
+    assert {sides[reader.media_id[i]] for i in spied[0].owners} == {"train"}
+    weights = {round(float(value), 4) for _, targets in trained for value in np.unique(targets)}
+    in_training = {"100", "102", "104"} & {media_id for media_id, side in sides.items() if side == "train"}
+    assert weights == ({0, 0.3, 1} if in_training else {0, 1})
+    assert in_training
+    metrics = run.read_metrics()
+    for side, prefix in (("validation", "val"), ("holdout", "holdout")):
+        figures = {"loss", "acc", "map", "map_background", "top1", "top5"}
+        assert metrics[side].keys() == {f"{prefix}_{name}" for name in figures} | {"recordings"}
+        scores, relevant, labels = score_by_hand(run, config, side)
+        main = np.eye(3, dtype=bool)[labels]
+        assert metrics[side]["recordings"] == 3
+        assert metrics[side][f"{prefix}_map"] == pytest.approx(label_ranking_average_precision_score(main, scores))
+        assert metrics[side][f"{prefix}_map_background"] == pytest.approx(
+            label_ranking_average_precision_score(main | relevant, scores)
+        )
+        assert metrics[side][f"{prefix}_top1"] == pytest.approx((scores.argmax(axis=1) == labels).mean())
+
+
+def flat(config: Config) -> list[tuple[str, str, object]]:
+    """Return the keys of a configuration that say which recordings it is about."""
+    tree = configuration.to_dict(config)
+    chosen = {"data": tree["data"], "train": {"folder": tree["train"]["folder"]}}
+    return [(section, key, value) for section, table in chosen.items() for key, value in table.items()]
+
+
+def noting(read, found: set[int]):
+    """Return SegmentReader.read that notes the recordings which the thread of the batches asks for."""
+    import threading
+
+    def wrapped(self, recordings, starts):
+        if threading.current_thread().name == "batches":
+            found.update(int(i) for i in recordings)
+        return read(self, recordings, starts)
+
+    return wrapped
+
+
+def score_by_hand(run: Run, config: Config, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean soft-max, background and labels of a side, from predictions of single segments."""
+    _, model, _ = load_run(run)
+    data = open_dataset(config, open_shards(features_folder(config), "train"))
+    sides, scores = run.read_split(), []
+    chosen = [i for i, media_id in enumerate(data.reader.media_id) if sides[media_id] == side]
+    for i in chosen:
+        logits = [model.predict_on_batch(data.reader.read([i], [s]))[0] for s in data.reader.segment_starts(i)]
+        powers = np.exp(np.array(logits, np.float64))
+        scores.append((powers / powers.sum(axis=1, keepdims=True)).mean(axis=0))
+    return np.array(scores), data.background[chosen], data.labels[chosen]
+
+
+# What cannot be trained
+
+
+def test_missing_features_are_named(corpus, home):
+    config = derived(corpus, home, *TINY, "features.bands=10", "train.run=nothing")
+    with pytest.raises(PipelineError, match="holds 0 train shards.*stage 3"):
+        train_network(config)
+    assert not config.run_dir.exists()
+
+
+def test_no_validation_is_refused(corpus, home):
+    config = derived(corpus, home, *TINY, "train.validation=0", "train.run=nothing")
+    with pytest.raises(PipelineError, match="leaves none to choose the best epoch by"):
+        train_network(config)
+    assert not config.run_dir.exists()
+
+
+def test_a_single_species_is_refused(corpus, tmp_path):
+    folder = tmp_path / "small"
+    shutil.copytree(corpus.corpus_dir, folder)
+    write_table(folder / "classes.csv", Species, [Species("aaaaaa")])
+    rows = read_table(folder / "recordings.csv", Recording)
+    for row in rows:
+        object.__setattr__(row, "class_id", "aaaaaa" if row.part == "train" else "")
+    write_table(folder / "recordings.csv", Recording, rows)
+    with pytest.raises(PipelineError, match="at least two species.*found 1"):
+        train_network(derived(corpus, tmp_path / "runs", *TINY, f'data.folder="{tmp_path}"'))
+
+
+def test_a_manifest_that_lacks_recordings_is_refused(corpus, tmp_path):
+    folder = tmp_path / "small"
+    shutil.copytree(corpus.corpus_dir, folder)
+    rows = read_table(folder / "recordings.csv", Recording)
+    write_table(folder / "recordings.csv", Recording, rows[1:])
+    with pytest.raises(PipelineError, match=f"holds recording '{rows[0].media_id}', the manifest does not"):
+        train_network(derived(corpus, tmp_path / "runs", *TINY, f'data.folder="{tmp_path}"'))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.augment.cutmix={}", r"train\.augment\.cutmix"),
+        ("train.loss={name='hinge'}", r"train\.loss\.name"),
+        ("train.optimizer={name='best'}", r"train\.optimizer\.name"),
+        ("model.network=vgg", r"model\.network"),
+        ("features.segment_frames=5", r"does not fit segments"),
+    ],
+)
+def test_bad_settings_leave_no_run_behind(corpus, home, override, words):
+    """So that the corrected command can use the same name."""
+    config = derived(corpus, home, *ALEXNET, "train.run=bad", override)
+    with pytest.raises(ConfigError, match=words):
+        train_network(config)
+    assert not config.run_dir.exists()
