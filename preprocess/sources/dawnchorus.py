@@ -1,10 +1,11 @@
 """The built-in corpus: a synthetic dawn chorus in the exact layout of a BirdCLEF 2016 release.
 
 Every species is a small generative grammar: three syllables (sweeps, arches, trills, warbles, harmonic stacks,
-buzzes) and the orders in which it sings them. Species come in groups of four that share pitches and extents, and so their
-frequency range and most of their average spectrum; they differ in the shapes of two of their three syllables, tempo and order. Every recordist hears other
-individuals (pitch, tempo, dialect) through another microphone. Scenes add distance, reverberation, other
-species, wind, insects and hiss; some clips are too short and some are silent.
+buzzes) and the orders in which it sings them. Species come in groups of four that share pitches and extents, and
+so their frequency range and most of their average spectrum; they differ in the shapes of two of their three
+syllables, tempo and order. Every recordist hears other individuals (pitch, tempo) through another microphone.
+Scenes add distance, reverberation, other species, wind, insects and hiss; some clips are too short and some are
+silent.
 
 Everything follows from the seed: a recording is a function of (seed, part, number) alone.
 """

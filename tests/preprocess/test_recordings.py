@@ -1,21 +1,17 @@
 """The tables: what is written comes back, and what is damaged is said."""
 
 import csv
-import dataclasses
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import PipelineError
 from preprocess.recordings import Recording, Reject, Species, read_table, tally, update_rejects, write_table
 
-text = st.text(st.characters(codec="utf-8"), max_size=20)
+text = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20)  # "\r" has its own test below
 recordings = st.builds(
-    Recording,
-    **{field.name: text for field in dataclasses.fields(Recording) if field.type is str},
-    duration=st.floats(0, 1e6),
-    sample_rate=st.integers(0, 400_000),
+    Recording, text, text, locality=text, licence=text, duration=st.floats(0, 1e6), sample_rate=st.integers(0, 400_000)
 )
 NASTY = [
     '"',
@@ -38,7 +34,7 @@ NASTY = [
 
 class TestRoundTrip:
     @given(rows=st.lists(recordings, max_size=5))
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=100, deadline=None)
     def test_recordings(self, tmp_path_factory, rows):
         path = tmp_path_factory.getbasetemp() / "recordings.csv"
         write_table(path, Recording, rows)

@@ -1,5 +1,6 @@
 """The views of the shards against loops that follow the definition."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import PipelineError
+from preprocess import segments
 from preprocess.loadData import features_folder
 from preprocess.mask import band_edges
 from preprocess.segments import SegmentReader, list_segments, open_shards
@@ -30,9 +32,20 @@ def make_shard(rng: np.random.Generator, counts: list[int], dtype: str, edges, c
     scale, offset = STORES[dtype]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     cell_starts = np.concatenate([[0], np.cumsum(cell_counts)[:-1]]).astype(np.int64)
-    ids = [f"{names}{i}" for i in range(len(counts))]
     return Shard(
-        Path("x"), frames, cells, ids, starts, np.array(counts), cell_starts, cell_frames, edges, scale, offset, "{}"
+        path=Path("x"),
+        mapping=mmap.mmap(-1, 1),
+        frames=frames,
+        cells=cells,
+        media_id=[f"{names}{i}" for i in range(len(counts))],
+        frame_start=starts,
+        frame_count=np.array(counts),
+        cell_start=cell_starts,
+        cell_frames=cell_frames,
+        edges=edges,
+        scale_factor=scale,
+        add_offset=offset,
+        recipe="{}",
     )
 
 
@@ -154,6 +167,14 @@ class TestOpening:
             view = naive.view(frames, cells, naive.EDGES, 30, True, True)
             mine = found[owners == i] * shards[0].scale_factor + shards[0].add_offset
             np.testing.assert_allclose(mine, naive.segments(view, 310), rtol=0, atol=1e-9)
+
+    def test_what_was_read_may_be_unmapped_at_any_time(self, corpus, monkeypatch):
+        reader = SegmentReader(open_shards(features_folder(corpus), "train"), 310, True, True)
+        owners, starts = list_segments(reader, range(12))
+        expected = reader.read(owners, starts)
+        monkeypatch.setattr(segments, "RESIDENT_BYTES", 1)
+        for _ in range(2):
+            np.testing.assert_array_equal(reader.read(owners, starts), expected)
 
     def test_missing_shard(self, corpus, tmp_path):
         for path in features_folder(corpus).glob("train-*.h5"):

@@ -1,0 +1,134 @@
+"""The shell entries: every stage in its short form, options, resuming, failures."""
+
+import csv
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+RUN = "pytest-mini"
+
+
+def shell(*command: object, **env: str) -> subprocess.CompletedProcess:
+    """Run a command from another folder than the project and return the finished process."""
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        encoding="utf-8",
+        cwd="/",
+        env=os.environ | env,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose name holds a space and a quote, for everything that the runs make."""
+    return tmp_path_factory.mktemp("it's a home")
+
+
+def options(home: Path) -> list[str]:
+    pairs = [f'data.folder="{home}/data"', f'train.folder="{home}/runs"', "data.corpus=c", f"train.run={RUN[:-5]}"]
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.fixture(scope="module")
+def mini(home: Path):
+    """The process of a whole --mini run, and the run folder."""
+    done = shell(PROJECT / "doall.sh", "--mini", *options(home))
+    yield done, home / "runs" / RUN
+    for path in (PROJECT / "predict").glob(f"{RUN}*.csv"):
+        path.unlink()
+
+
+@pytest.mark.slow
+def test_mini_goes_through_every_stage(mini, home):
+    done, run = mini
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number in range(7):
+        assert f"stage {number}: done in" in done.stdout
+    assert "training on" in done.stdout  # the hardware
+    assert (run / "report.html").stat().st_size > 50_000
+    assert (run / "best_val_map.weights.h5").exists()
+    assert list((home / "data" / "c-mini" / "images").rglob("*.png"))
+    with (PROJECT / "predict" / f"{RUN}.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream, delimiter=";"))
+    assert len(rows) == 8 * 6  # test recordings x species
+    assert not list(home.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing_again(mini, home):
+    _, run = mini
+    before = {path: path.stat().st_mtime_ns for path in [*home.rglob("*.wav"), *home.rglob("*.h5")]}
+    done = shell(PROJECT / "doall.sh", "--mini", "--stop-stage", "4", *options(home))
+    assert done.returncode == 0, done.stderr
+    assert "nothing changed" in done.stdout
+    assert "is finished" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len((run / "history.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_failing_stage_ends_in_one_line_and_the_command_to_go_on(home):
+    done = shell(PROJECT / "doall.sh", "--stage", "2", "--set", "data.corpus=nowhere", *options(home)[:4])
+    assert done.returncode == 1
+    assert "recordings.csv is missing. Run stage 1" in done.stderr
+    assert "--set data.corpus=nowhere" in done.stderr.splitlines()[-1]
+    assert "--stage 2" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_stage_0_names_the_key_that_is_wrong(home):
+    for key, value, expected in (
+        ("train.optimizer.name", "foo", "Unknown train.optimizer.name. Received: 'foo'"),
+        ("features.bins", "9999", "features.bins"),
+        ("train.augment.blur.width", "3", "train.augment.blur"),
+    ):
+        done = shell(PROJECT / "doall.sh", "--stop-stage", "0", *options(home), "--set", f"{key}={value}")
+        assert done.returncode == 2, done.stdout
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_options_of_doall():
+    usage = shell(PROJECT / "doall.sh", "--help")
+    assert usage.returncode == 0
+    assert "config/demo.toml" in usage.stdout  # the live default
+    for arguments, expected in (
+        (["--bogus"], "unknown option --bogus"),
+        (["--stage"], "--stage needs a value"),
+        (["--stage", "x"], "expected a number"),
+        (["--config", "/nope.toml"], "there is no configuration"),
+    ):
+        done = shell(PROJECT / "doall.sh", *arguments)
+        assert done.returncode == 2
+        assert expected in done.stderr
+
+
+@pytest.mark.slow
+def test_predict_sh_on_a_folder(mini, home, tmp_path):
+    _, run = mini
+    recordings = sorted((home / "data" / "c-mini" / "raw").rglob("test/wav/*.wav"))[:2]
+    for i, path in enumerate(recordings):
+        (tmp_path / f"in {i}").mkdir()
+        (tmp_path / f"in {i}" / "song.WAV").write_bytes(path.read_bytes())
+    output = tmp_path / "out.csv"
+    done = shell(PROJECT / "predict.sh", tmp_path, "--run", run, "--top", "2", "--output", output)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(";") for line in output.read_text().splitlines()]
+    assert [row[0] for row in rows] == ["in 0/song.WAV"] * 2 + ["in 1/song.WAV"] * 2
+    with (PROJECT / "predict" / f"{RUN}.csv").open(newline="") as stream:
+        whole = list(csv.reader(stream, delimiter=";"))
+    assert [row[1] for row in rows[:2]] == [row[1] for row in whole[:2]]  # the same recording, the same species
+
+
+def test_predict_sh_without_anything_says_what_to_do(tmp_path):
+    done = shell(PROJECT / "predict.sh", "--run", tmp_path / "none")
+    assert done.returncode == 1
+    assert "is no run directory. Train first: ./doall.sh" in done.stderr

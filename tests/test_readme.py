@@ -1,0 +1,60 @@
+"""Every command in the README names a script that exists and options that the script has."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def test_the_two_commands_come_first():
+    assert COMMANDS[0].startswith("./doall.sh")
+    assert COMMANDS[1].startswith("./predict.sh")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_exists_with_its_options(command):
+    words = shlex.split(command)
+    if words[0] == "python":
+        words = [sys.executable, *words[1:]]
+        script = words[1:3] if words[1] == "-m" else words[1:2]
+        start = [sys.executable, *script]
+    else:
+        start = [words[0]]
+    if words[0].endswith("run.sh"):
+        assert (PROJECT / words[0]).exists()
+        return
+    usage = subprocess.run([*start, "--help"], capture_output=True, text=True, cwd=PROJECT, timeout=120, check=False)
+    assert usage.returncode == 0, usage.stderr
+    for word in words:
+        if word.startswith("--"):
+            assert word in usage.stdout
+    if "--config" in words and words[words.index("--config") + 1] != "CONFIG":
+        assert (PROJECT / words[words.index("--config") + 1]).exists()
+
+
+def test_reason_codes_are_those_of_the_source():
+    """The table of reasons lists every code that the source can give, and no other."""
+    table = README.split("| reason | meaning |")[1].split("\n\n")[0]
+    documented = set(re.findall(r"`(\w+)`", table))
+    given = set()
+    for path in (PROJECT / "preprocess").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        given |= set(re.findall(r'AudioError\(\s*"(\w+)"', text))
+        given |= set(re.findall(r'"(?:fetch|load)", "(\w+)"', text))
+    given |= {"xml_entities", "xml_malformed"}
+    given |= set(re.findall(r"report reject (\w+)", (PROJECT / "preprocess/sample_wavs_to_16k.sh").read_text()))
+    assert documented == given
+
+
+def test_files_named_in_the_readme_exist():
+    for name in re.findall(r"`((?:config|preprocess|train|predict|tests)/[\w./-]+\.(?:py|sh|toml))`", README):
+        known = name.startswith("preprocess/resample_wavs_to_16k") or name == "train/MapCallback.py"
+        assert known or (PROJECT / name).exists(), name
