@@ -7,8 +7,10 @@ the typed parameters of its function or class (see `bind`), so a new part adds i
 """
 
 import dataclasses
+import importlib
 import inspect
 import json
+import pkgutil
 import tomllib
 import types
 import typing
@@ -132,8 +134,10 @@ class Config:
     @property
     def corpus_dir(self) -> Path:
         """Folder of the corpus: manifest, rejects, 16 kHz WAV and features."""
-        root = self.data.options.get("root", "")
-        name = self.data.corpus or (Path(root).resolve().name if root else self.data.source)
+        root = str(self.data.options.get("root", ""))
+        name = self.data.corpus or (Path(root).expanduser().resolve().name if root else self.data.source)
+        if not name:
+            raise ConfigError(f"data.corpus cannot be derived from data.root={root}. Set it: --set data.corpus=NAME")
         return PROJECT / self.data.folder / name
 
     @property
@@ -160,26 +164,55 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
         ConfigError: naming the key, what was received and what is accepted.
     """
     tree = _read_toml(Path(path)) if path else {}
-    for override in overrides:
-        key, value = _parse_override(override)
-        _assign(tree, key, value)
+    parsed = [_parse_override(override) for override in overrides]
+    for names, value in sorted(parsed, key=lambda item: not _chooses_part(item[0])):  # choices first, then options
+        _assign(tree, names, value)
     if mini:
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
     config = _build(Config, tree, "")
-    if mini:
-        data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
-        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini")
-        config = dataclasses.replace(config, data=data, train=train)
-    for key, path in (("data.corpus", config.corpus_dir), ("train.run", config.run_dir)):
-        given = config.data.corpus if key == "data.corpus" else config.train.run
+    for key, given, _ in (
+        ("data.corpus", config.data.corpus, config.corpus_dir),
+        ("train.run", config.train.run, config.run_dir),
+    ):
         if given and (Path(given).name != given or given in (".", "..")):
             raise ConfigError(
                 f"Invalid value for {key}. Received: {given!r}. Expected: the name of a folder, without '/'."
             )
-        if not path.name:
-            raise ConfigError(f"{key} is empty and cannot be derived. Name it with --set {key}=NAME.")
+    if mini:
+        data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
+        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini")
+        config = dataclasses.replace(config, data=data, train=train)
     return config
+
+
+def check_choice(name: str, accepted: typing.Iterable[str], key: str) -> None:
+    """Raise a ConfigError that names the key unless name is one of the accepted ones."""
+    accepted = list(accepted)
+    if name not in accepted:
+        raise ConfigError(f"Unknown {key}. Received: {name!r}. Expected one of: {', '.join(accepted)}.")
+
+
+def open_part(package: str, public: str, key: str, name: str, options: dict[str, Any]) -> tuple[typing.Callable, dict]:
+    """Find a part by name: the one public thing of a module of a package.
+
+    Args:
+        package: such as ``"train.models"``; every module of it is a choice.
+        public: what each module calls its part, such as ``"build"``.
+        key: where the part is chosen, such as ``"model.network"``.
+        name: the choice.
+        options: as configured.
+
+    Returns:
+        The part and all its options (see `bind`).
+
+    Raises:
+        ConfigError: for an unknown name or option.
+    """
+    folder = importlib.import_module(package).__path__
+    check_choice(name, (module.name for module in pkgutil.iter_modules(folder)), key)
+    part = getattr(importlib.import_module(f"{package}.{name}"), public)
+    return part, bind(part, options, key.partition(".")[0])
 
 
 def bind(part: typing.Callable, options: dict[str, Any], where: str) -> dict[str, Any]:
@@ -243,7 +276,9 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -268,19 +303,27 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         return names, raw.strip()  # a bare word is a string
 
 
+def _chooses_part(names: list[str]) -> bool:
+    """Tell whether a key chooses a part by name: data.source, model.network, train.optimizer.name, ..."""
+    return names[1:] == [_SELECTORS.get(names[0])] or (len(names) == 3 and names[0] == "train" and names[2] == "name")
+
+
+def _default_choice(names: list[str]) -> Any:
+    default = getattr(_SECTIONS[names[0]](), names[1], None) if names[0] in _SECTIONS else None
+    return default.name if isinstance(default, Part) else default
+
+
 def _assign(tree: dict[str, Any], names: list[str], value: Any) -> None:
     table = tree
     for name in names[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{'.'.join(names)} cannot be set: {name} is not a table.")
-    if table.get(names[-1], value) != value:
-        if names[-1] == _SELECTORS.get(names[0]) and len(names) == 2:
-            common = {f.name for f in dataclasses.fields(_SECTIONS[names[0]])} - {"corpus"}
-            for stale in [key for key in table if key not in common]:
-                del table[stale]
-        elif names[-1] == "name":
-            table.clear()
+    if _chooses_part(names) and value != table.get(names[-1], _default_choice(names)):
+        section = _SECTIONS[names[0]]
+        kept = {f.name for f in dataclasses.fields(section)} - {"corpus"} if len(names) == 2 else set()
+        for stale in table.keys() - kept:
+            del table[stale]
     table[names[-1]] = value
 
 

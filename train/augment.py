@@ -1,6 +1,6 @@
 """Augmentations by name: layers that change normalised images and targets on the device, while training only.
 
-Images are float [batch, frequency, time, channels] with mean about 0, targets float [batch, classes].
+Images are float32 [batch, frequency, time, channels] with mean about 0, targets float [batch, classes].
 """
 
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 from keras import ops
 
-from config import Between, ConfigError, Positive, bind
+from config import Between, Positive, bind, check_choice
 
 MIXUP_QUANTILES = 4096  # of the distribution of the weight
 
@@ -26,7 +26,7 @@ class Mixup(keras.layers.Layer):
 
     def __init__(self, alpha: FloatAbove0 = 0.3, targets: Literal["linear", "max"] = "linear") -> None:
         """See the class."""
-        super().__init__()
+        super().__init__(dtype="float32")
         self.alpha, self.targets = alpha, targets
         # Drawn by inverting the distribution, as XLA cannot compile a gamma sampler; weights of a half and more.
         quantiles = np.linspace(0.5, 1, MIXUP_QUANTILES)
@@ -54,7 +54,7 @@ class _Mask(keras.layers.Layer):
 
     def __init__(self, width: int, count: int) -> None:
         """Draw `count` stripes, each of 0 to `width` rows or columns."""
-        super().__init__()
+        super().__init__(dtype="float32")
         self.width, self.count = width, count
         self.seed_generator = keras.random.SeedGenerator(0)
 
@@ -104,7 +104,6 @@ def open_augmentations(chosen: dict[str, dict[str, Any]]) -> list[keras.layers.L
     """
     layers = []
     for name, options in chosen.items():
-        if name not in AUGMENTATIONS:
-            raise ConfigError(f"Unknown key train.augment.{name}. Expected one of: {', '.join(AUGMENTATIONS)}.")
+        check_choice(name, AUGMENTATIONS, f"key train.augment.{name}")
         layers.append(AUGMENTATIONS[name](**bind(AUGMENTATIONS[name], options, f"train.augment.{name}")))
     return layers

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from config import ConfigError, Part, Share, bind
+from config import Part, Share, bind, check_choice
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,5 @@ def open_loss(part: Part) -> Loss:
     Raises:
         ConfigError: for an unknown loss or option.
     """
-    if part.name not in LOSSES:
-        raise ConfigError(f"Unknown train.loss.name. Received: {part.name!r}. Expected one of: {', '.join(LOSSES)}.")
+    check_choice(part.name, LOSSES, "train.loss.name")
     return LOSSES[part.name](**bind(LOSSES[part.name], part.options, "train.loss"))

@@ -1,5 +1,6 @@
 """The whole model: codes from the store -> decoding and normalisation -> network -> logits."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from config import Config, ConfigError, Part, bind
+from config import Config, ConfigError, Part, bind, check_choice
 from preprocess.recipes import Encoding
 from preprocess.segments import SegmentReader
 from train.augment import open_augmentations
@@ -56,7 +57,7 @@ class Standardise(keras.layers.Layer):
         gain = self.encoding.scale_factor / self.deviation
         offset = (self.encoding.add_offset - self.mean) / self.deviation
         image = ops.cast(codes, "float32") * gain + offset
-        return ops.cast(ops.expand_dims(ops.transpose(image, (0, 2, 1)), -1), self.compute_dtype)
+        return ops.expand_dims(ops.transpose(image, (0, 2, 1)), -1)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         """Return [batch, bins, frames, 1]."""
@@ -90,9 +91,10 @@ def build_model(config: Config, encoding: Encoding, bins: int, classes: int) -> 
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
-                f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: {error}"
+                f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: "
+                + " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:240]
             ) from None
-        return keras.Model(codes, network(Standardise(encoding, bins, name="standardise")(codes)), name=network.name)
+        return keras.Model(codes, network(Standardise(encoding, bins, dtype="float32", name="standardise")(codes)), name=network.name)
 
 
 def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoch: int) -> keras.Model:
@@ -158,11 +160,8 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
         ConfigError: for an unknown optimizer or option.
     """
     part: Part = config.train.optimizer
-    kind = OPTIMIZERS.get(part.name.lower())
-    if kind is None:
-        raise ConfigError(
-            f"Unknown train.optimizer.name. Received: {part.name!r}. Expected one of: {', '.join(sorted(OPTIMIZERS))}."
-        )
+    check_choice(part.name.lower(), OPTIMIZERS, "train.optimizer.name")
+    kind = OPTIMIZERS[part.name.lower()]
     options = bind(kind, part.options, "train.optimizer")
     options["learning_rate"] = WarmupSchedule(
         float(options["learning_rate"]),

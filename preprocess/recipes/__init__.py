@@ -15,15 +15,13 @@ A recipe module holds one frozen dataclass named ``Recipe``. Its fields are the 
 
 import dataclasses
 import hashlib
-import importlib
 import json
-import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from config import ConfigError, Features, bind
+from config import Features, open_part
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,8 @@ def open_recipe(features: Features) -> Any:
     Raises:
         ConfigError: for an unknown recipe or option.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    if features.recipe not in names:
-        raise ConfigError(
-            f"Unknown features.recipe. Received: {features.recipe!r}. Expected one of: {', '.join(names)}."
-        )
-    recipe = importlib.import_module(f"preprocess.recipes.{features.recipe}").Recipe
-    return recipe(**bind(recipe, features.options, "features"))
+    recipe, options = open_part(__name__, "Recipe", "features.recipe", features.recipe, features.options)
+    return recipe(**options)
 
 
 def describe(recipe: Any, name: str) -> str:

@@ -7,13 +7,11 @@ It has two methods:
     read(root) -> Corpus                # its recordings and classes, and what had to be rejected
 """
 
-import importlib
-import pkgutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from config import ConfigError, Data, bind
+from config import Data, open_part
 from preprocess.recordings import Recording, Reject, Species
 
 
@@ -43,8 +41,5 @@ def open_source(data: Data) -> Source:
     Raises:
         ConfigError: for an unknown source or option.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    if data.source not in names:
-        raise ConfigError(f"Unknown data.source. Received: {data.source!r}. Expected one of: {', '.join(names)}.")
-    source = importlib.import_module(f"preprocess.sources.{data.source}").Source
-    return source(**bind(source, data.options, "data"))
+    source, options = open_part(__name__, "Source", "data.source", data.source, data.options)
+    return source(**options)

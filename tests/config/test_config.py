@@ -373,7 +373,7 @@ class TestCommand:
 
     def test_prints_single_facts(self):
         done = run_script("-m", "config", "--set", "data.corpus=x", "--get", "corpus_dir", "run_dir")
-        assert done.stdout.splitlines() == [str(PROJECT / "birdclef_data" / "x"), str(PROJECT / "runs" / "x-alexnet")]
+        assert done.stdout.splitlines() == [str(PROJECT / "birdclef_data" / "x"), str(PROJECT / "runs" / "x-birdclef")]
 
     def test_a_mistake_ends_in_one_line_and_status_2(self):
         done = run_script("-m", "config", "--set", "train.epoch=3")

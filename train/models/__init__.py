@@ -4,11 +4,9 @@ The input is a float image [frequency, time, channels]; the output is one logit 
 the function's keyword parameters with defaults.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 
-from config import ConfigError, Model, bind
+from config import Model, open_part
 
 
 def open_network(model: Model) -> tuple[Callable, dict]:
@@ -17,8 +15,4 @@ def open_network(model: Model) -> tuple[Callable, dict]:
     Raises:
         ConfigError: for an unknown network or option.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    if model.network not in names:
-        raise ConfigError(f"Unknown model.network. Received: {model.network!r}. Expected one of: {', '.join(names)}.")
-    build = importlib.import_module(f"train.models.{model.network}").build
-    return build, bind(build, model.options, "model")
+    return open_part(__name__, "build", "model.network", model.network, model.options)

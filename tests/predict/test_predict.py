@@ -1,0 +1,313 @@
+"""Prediction with a trained network: the test part, folders and single files, and what cannot be predicted."""
+
+import csv
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import config as configuration
+from config import PipelineError
+from predict.evaluate import evaluate
+from predict.predict import load_run, predict
+from predict.runfile import compare, read_run_file, read_truth
+from preprocess.loadData import features_folder
+from preprocess.recordings import Reject, read_table
+from preprocess.segments import SegmentReader, open_shards
+from tests.conftest import PROJECT, run_script
+from tests.predict.conftest import TRUTH
+from train.run import MONITORS, Run
+
+pytestmark = pytest.mark.slow
+
+CLASSES = ["aaaaaa", "bbbbbb", "cccccc"]
+
+
+def run_predict(run, source, output, top=None, monitor="val_map", jobs=1) -> dict[str, dict[str, float]]:
+    assert predict(run, source, output, top, monitor, jobs) == output
+    return read_run_file(output)
+
+
+@pytest.fixture(scope="module")
+def expected(run_of_birds, tmp_path_factory) -> dict[str, dict[str, float]]:
+    """The scores of the test part."""
+    return run_predict(run_of_birds, None, tmp_path_factory.mktemp("test_part") / "run.csv")
+
+
+@pytest.fixture(scope="module")
+def folder(test_sounds, tmp_path_factory) -> Path:
+    """The test recordings under names and in formats as users have them."""
+    folder = tmp_path_factory.mktemp("recordings") / "My Birds"
+    (folder / "a" / "b b").mkdir(parents=True)
+    samples, rate = soundfile.read(test_sounds / "RN113.wav", dtype="int16")
+    assert rate == 44_100
+    soundfile.write(folder / "a" / "robin; song (1), ü.flac", samples, rate, subtype="PCM_16")
+    shutil.copy(test_sounds / "RN112.wav", folder / "a" / "b b" / "deep.wav")
+    shutil.copy(test_sounds / "RN114.wav", folder / "UPPER.WAV")
+    (folder / "notes.txt").write_text("no sound")
+    return folder
+
+
+ORIGINAL = {"a/robin; song (1), ü.flac": "113", "a/b b/deep.wav": "112", "UPPER.WAV": "114"}
+
+
+# The test part
+
+
+def test_the_test_part_is_predicted_correctly(expected):
+    assert {media_id: max(own, key=own.get) for media_id, own in expected.items()} == TRUTH
+    for own in expected.values():
+        assert sorted(own) == CLASSES
+        assert sum(own.values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_figures_on_the_test_part(expected, trained):
+    result = evaluate(compare(expected, read_truth(trained.corpus_dir / "truth.csv")))
+    assert result["map_main"]["value"] == result["top1"]["value"] == 1
+    assert result["missing_recordings"] == 0
+
+
+def test_scores_are_the_mean_of_the_segments_soft_max(expected, trained, run_of_birds):
+    config, model, _ = load_run(run_of_birds)
+    shards = open_shards(features_folder(config), "test")
+    reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
+    assert sorted(reader.media_id) == sorted(expected)
+    for i, media_id in enumerate(reader.media_id):
+        starts = reader.segment_starts(i)
+        assert len(starts) > 1
+        logits = np.concatenate([model.predict_on_batch(reader.read([i], [start])) for start in starts])
+        powers = np.exp(logits.astype(np.float64))
+        scores = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+        assert expected[media_id] == pytest.approx(dict(zip(CLASSES, scores, strict=True)), rel=1e-4, abs=1e-7)
+
+
+def test_rows_are_in_the_order_of_the_manifest_and_best_first(run_of_birds, tmp_path):
+    run_predict(run_of_birds, None, tmp_path / "run.csv")
+    with (tmp_path / "run.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream, delimiter=";"))
+    assert [row[0] for row in rows] == ["112"] * 3 + ["113"] * 3 + ["114"] * 3
+    scores = np.array([float(row[2]) for row in rows]).reshape(3, 3)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize(("top", "lines"), [(1, 3), (2, 6), (0, 9), (50, 9)])
+def test_top(run_of_birds, expected, tmp_path, top, lines):
+    found = run_predict(run_of_birds, None, tmp_path / "run.csv", top=top)
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == lines
+    for media_id, own in found.items():
+        best = sorted(expected[media_id].items(), key=lambda item: -item[1])[: top or None]
+        assert list(own.items()) == best
+
+
+def test_neither_batches_nor_blocks_change_the_scores(run_of_birds, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("predict.predict.RECORDINGS_AT_ONCE", 2)
+    run = copied(run_of_birds, tmp_path)
+    config = run.read_config()
+    assert config.predict.batch_size == 8
+    smaller = dataclasses.replace(config, predict=dataclasses.replace(config.predict, batch_size=3))
+    (run.folder / "config.toml").write_text(configuration.to_toml(smaller))
+    found = run_predict(run, None, tmp_path / "run.csv")
+    for media_id, own in found.items():
+        assert own == pytest.approx(expected[media_id], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("monitor", MONITORS)
+def test_the_weights_are_those_asked_for(run_of_birds, tmp_path, monitor):
+    """Each file of weights is used for its own name."""
+    run = copied(run_of_birds, tmp_path)
+    for other in set(MONITORS) - {monitor}:
+        run.best_weights(other).unlink()
+    run_predict(run, None, tmp_path / "run.csv", monitor=monitor)
+
+
+# Folders and files
+
+
+def test_a_folder_of_files_gives_the_scores_of_the_test_part(run_of_birds, expected, folder, tmp_path):
+    found = run_predict(run_of_birds, folder, tmp_path / "run.csv")
+    assert set(found) == set(ORIGINAL)
+    for name, original in ORIGINAL.items():
+        assert found[name] == pytest.approx(expected[original], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_a_single_file(run_of_birds, expected, folder, tmp_path, name):
+    found = run_predict(run_of_birds, folder / name, tmp_path / "run.csv")
+    assert list(found) == [Path(name).name]
+    assert found[Path(name).name] == pytest.approx(expected[ORIGINAL[name]], abs=1e-4)
+
+
+def test_bad_files_among_them_change_no_other_line(run_of_birds, folder, tmp_path, trained):
+    run_predict(run_of_birds, folder, tmp_path / "good.csv")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    whole = (folder / "UPPER.WAV").read_bytes()
+    (mixed / "a" / "AAA cut.wav").write_bytes(whole[: len(whole) // 2])
+    (mixed / "a" / "empty.flac").write_bytes(b"")
+    (mixed / "b noise.ogg").write_bytes(np.random.default_rng(0).bytes(5000))
+    (mixed / "c noise.wv").write_bytes(np.random.default_rng(1).bytes(5000))  # only stage 2 opens these
+    run_predict(run_of_birds, mixed, tmp_path / "mixed.csv")
+    assert (tmp_path / "mixed.csv").read_bytes() == (tmp_path / "good.csv").read_bytes()
+    (corpus,) = Path(trained.data.folder).glob("predict-mixed-*")
+    rejects = read_table(corpus / "rejected.csv", Reject)
+    assert {row.file: (row.stage, row.reason) for row in rejects} == {
+        "a/AAA cut.wav": ("fetch", "truncated"),
+        "a/empty.flac": ("fetch", "empty"),
+        "b noise.ogg": ("fetch", "unreadable"),
+        "c noise.wv": ("resample", "unreadable"),
+    }
+
+
+def test_the_number_of_workers_changes_nothing(run_of_birds, folder, tmp_path):
+    """In folders of their own, so that neither run finds the other's work."""
+    for jobs in (1, 2, 3):
+        shutil.copytree(folder, tmp_path / str(jobs) / "birds")
+        run_predict(run_of_birds, tmp_path / str(jobs) / "birds", tmp_path / f"{jobs}.csv", jobs=jobs)
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes() == (tmp_path / "3.csv").read_bytes()
+
+
+def test_a_folder_that_has_changed_is_read_again(run_of_birds, folder, expected, test_sounds, tmp_path):
+    birds = tmp_path / "birds"
+    shutil.copytree(folder, birds)
+    run_predict(run_of_birds, birds, tmp_path / "before.csv")
+    shutil.copy(test_sounds / "RN112.wav", birds / "UPPER.WAV")
+    (birds / "a" / "b b" / "deep.wav").unlink()
+    shutil.copy(test_sounds / "RN113.wav", birds / "new.wav")
+    found = run_predict(run_of_birds, birds, tmp_path / "after.csv")
+    originals = {"UPPER.WAV": "112", "new.wav": "113", "a/robin; song (1), ü.flac": "113"}
+    assert set(found) == set(originals)
+    for name, original in originals.items():
+        assert found[name] == pytest.approx(expected[original], abs=1e-4)
+
+
+def test_folders_of_one_name_are_kept_apart(run_of_birds, test_sounds, tmp_path):
+    for name, sound in (("x", "RN112.wav"), ("y", "RN114.wav")):
+        (tmp_path / name / "birds").mkdir(parents=True)
+        shutil.copy(test_sounds / sound, tmp_path / name / "birds" / "one.wav")
+    found = [run_predict(run_of_birds, tmp_path / name / "birds", tmp_path / f"{name}.csv") for name in "xyx"]
+    assert found[0] == found[2] != found[1]
+
+
+def test_short_silent_and_stereo_recordings_get_scores(run_of_birds, expected, test_sounds, tmp_path):
+    samples, rate = soundfile.read(test_sounds / "RN114.wav")
+    birds = tmp_path / "odd"
+    birds.mkdir()
+    soundfile.write(birds / "short.wav", samples[:3000], rate)
+    soundfile.write(birds / "silent.wav", np.zeros(5 * rate), rate)
+    soundfile.write(birds / "stereo.wav", np.stack([samples, samples], axis=1), rate)
+    found = run_predict(run_of_birds, birds, tmp_path / "run.csv")
+    assert set(found) == {"short.wav", "silent.wav", "stereo.wav"}
+    for own in found.values():
+        assert sum(own.values()) == pytest.approx(1, abs=1e-6)
+    assert max(found["stereo.wav"], key=found["stereo.wav"].get) == "cccccc"
+
+
+# What cannot be predicted
+
+
+def copied(run: Run, folder: Path) -> Run:
+    shutil.copytree(run.folder, folder / "runs" / run.folder.name)
+    return Run(folder / "runs" / run.folder.name)
+
+
+def assert_refused(run, source, tmp_path, words) -> None:
+    """One clear line, and no file that would look like a result."""
+    with pytest.raises(PipelineError, match=words) as error:
+        predict(run, source, tmp_path / "refused.csv", None, "val_map", 1)
+    assert str(error.value).isprintable()
+    assert not (tmp_path / "refused.csv").exists()
+
+
+def test_an_empty_folder(run_of_birds, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "notes.txt").write_text("no sound")
+    assert_refused(run_of_birds, tmp_path / "nothing", tmp_path, "nothing holds no usable recording")
+
+
+def test_a_folder_of_bad_files_only(run_of_birds, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF")
+    assert_refused(run_of_birds, tmp_path / "bad", tmp_path, "bad holds no usable recording.*1 rejected")
+
+
+def test_a_folder_that_is_not_there(run_of_birds, tmp_path):
+    assert_refused(run_of_birds, tmp_path / "gone", tmp_path, "no file or folder .*gone")
+
+
+def test_no_run(tmp_path):
+    assert_refused(Run(tmp_path / "gone"), None, tmp_path, "gone is no run directory. Train first")
+
+
+def test_missing_weights(run_of_birds, tmp_path):
+    run = copied(run_of_birds, tmp_path)
+    run.best_weights().unlink()
+    assert_refused(run, None, tmp_path, r"best_val_map\.weights\.h5 is missing")
+
+
+@pytest.mark.parametrize("content", ["cut", "text", "empty", "other"])
+def test_damaged_weights(run_of_birds, tmp_path, content):
+    run = copied(run_of_birds, tmp_path)
+    path = run.best_weights()
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "other":
+        import keras
+
+        other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        other.save_weights(path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[content])
+    assert_refused(run, None, tmp_path, r"best_val_map\.weights\.h5 is damaged or of another network")
+
+
+def test_damaged_features_file(run_of_birds, tmp_path):
+    run = copied(run_of_birds, tmp_path)
+    (run.folder / "features.json").write_text("{")
+    assert_refused(run, None, tmp_path, r"features\.json is missing or damaged")
+
+
+def test_features_of_another_recipe(run_of_birds, tmp_path):
+    """A run whose stamp names another front end than its features have."""
+    run = copied(run_of_birds, tmp_path)
+    path = run.folder / "features.json"
+    text = path.read_text()
+    changed = text.replace(r"\"dilate\": true", r"\"dilate\": false")
+    assert changed != text
+    path.write_text(changed)
+    assert_refused(run, None, tmp_path, "made by another recipe")
+
+
+def test_a_network_that_diverged(run_of_birds, tmp_path):
+    run = copied(run_of_birds, tmp_path)
+    _, model, _ = load_run(run)
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, np.nan))
+    run.best_weights().unlink()
+    model.save_weights(run.best_weights())
+    assert_refused(run, None, tmp_path, "not finite: its training diverged")
+
+
+# The command
+
+
+def test_command(run_of_birds, folder, expected, tmp_path):
+    output = tmp_path / "out.csv"
+    script = PROJECT / "predict" / "predict.py"
+    done = run_script(script, folder, "--run", run_of_birds.folder, "--output", output, "--top", "1", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    assert {name: max(own, key=own.get) for name, own in read_run_file(output).items()} == {
+        name: TRUTH[original] for name, original in ORIGINAL.items()
+    }
+    assert f"{output}: 3 recordings x 1 species by val_map weights of birds" in done.stdout
+
+
+def test_command_with_nothing_to_predict_ends_in_one_line(run_of_birds, tmp_path):
+    script = PROJECT / "predict" / "predict.py"
+    done = run_script(script, tmp_path / "gone", "--run", run_of_birds.folder, "--output", tmp_path / "out.csv")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "out.csv").exists()

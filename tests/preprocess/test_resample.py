@@ -1,0 +1,482 @@
+"""Stage 2, the script: what it makes of a folder, how it stops and how it goes on."""
+
+import csv
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from config import PipelineError
+from preprocess.recordings import Reject, read_table
+from preprocess.resample import resample, wav_folder, wav_name
+from tests.conftest import PROJECT, small_config
+from tests.preprocess import naive
+from tests.preprocess.disk import mounted, small_disk
+
+SCRIPT = PROJECT / "preprocess" / "sample_wavs_to_16k.sh"
+
+
+def run(*arguments: object, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [SCRIPT, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | (env or {}),
+        timeout=120,
+    )
+
+
+def sox(source: Path, destination: Path, *options: str, rate: int = 16_000) -> bytes:
+    command = ["sox", "-R", source, *(options or ("-b", "16")), "-c", "1", "-r", str(rate), destination]
+    subprocess.run(command, check=True, capture_output=True)
+    return destination.read_bytes()
+
+
+def noise(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Return red noise with silent gaps, well below full scale, float64 [samples, channels]."""
+    rng = np.random.default_rng(seed)
+    samples = np.cumsum(rng.standard_normal((round(seconds * rate), channels)), axis=0)
+    samples -= np.linspace(samples[0], samples[-1], len(samples))
+    return 0.5 * samples / np.abs(samples).max()
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    with (folder / "rejected.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(row["stage"] == "resample" for row in rows)
+    return {row["file"]: row["reason"] for row in rows}
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.wav"))}
+
+
+FILES = {  # name: (rate, channels, seconds, subtype)
+    "plain.wav": (44_100, 1, 1.3, "PCM_16"),
+    "stereo.wav": (44_100, 2, 1.0, "PCM_16"),
+    "low rate.wav": (8000, 1, 1.1, "PCM_16"),
+    "high rate.wav": (192_000, 1, 0.7, "PCM_16"),
+    "already.wav": (16_000, 1, 0.9, "PCM_16"),
+    "eight.wav": (44_100, 1, 0.5, "PCM_U8"),
+    "deep.wav": (48_000, 2, 0.5, "PCM_24"),
+    "float.wav": (48_000, 1, 0.5, "FLOAT"),
+    "odd.wav": (22_050, 1, 0.7777, "PCM_16"),
+    "LOUD NAME.WAV": (44_100, 1, 0.4, "PCM_16"),
+    "a.flac": (44_100, 1, 0.8, "PCM_16"),
+    "a.mp3": (44_100, 1, 1.0, "MPEG_LAYER_III"),
+    "a.ogg": (44_100, 1, 0.8, "VORBIS"),
+    "it's.wav": (44_100, 1, 0.3, "PCM_16"),
+    'say "hi".wav': (44_100, 1, 0.3, "PCM_16"),
+    "$HOME `date` $(date).wav": (44_100, 1, 0.3, "PCM_16"),
+    "-n.wav": (44_100, 1, 0.3, "PCM_16"),
+    "Ö\U0001f426 пение.wav": (44_100, 1, 0.3, "PCM_16"),
+    "back\\slash; & | <x>.wav": (44_100, 1, 0.3, "PCM_16"),
+    "-sub dir/in 'it'/-x.wav": (44_100, 1, 0.3, "PCM_16"),
+}
+
+
+def write_files(folder: Path) -> Path:
+    for seed, (name, (rate, channels, seconds, subtype)) in enumerate(FILES.items()):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, noise(seconds, rate, channels, seed), rate, subtype=subtype)
+    (folder / "notes.txt").write_text("no audio")
+    (folder / ".hidden.wav").write_bytes((folder / "plain.wav").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProcess]:
+    """Input, output and what the script said, for all files of FILES."""
+    home = tmp_path_factory.mktemp("resample home")
+    folder = write_files(home / "in put")
+    return folder, home / "wav_16khz", run(folder, "--jobs", 2)
+
+
+class TestOutput:
+    def test_every_file_is_there_and_nothing_else(self, made):
+        _, out, done = made
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert f"{len(FILES)} files resampled to 16000 Hz, 0 kept, 0 rejected" in done.stdout
+        expected = {wav_name(name) for name in FILES}
+        assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+            *expected,
+            "rejected.csv",
+        }
+        assert rejected(out) == {}
+        assert (wav_name("a.mp3"), wav_name("b.WAV")) == ("a.mp3.wav", "b.WAV")
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_16_khz_16_bit_mono_of_the_same_length(self, made, name):
+        _, out, _ = made
+        rate, _, seconds, subtype = FILES[name]
+        info = soundfile.info(out / wav_name(name))
+        assert (info.samplerate, info.channels, info.subtype, info.format) == (16_000, 1, "PCM_16", "WAV")
+        samples = round(seconds * rate)
+        expected = round(samples * 16_000 / rate)
+        if subtype == "MPEG_LAYER_III":  # padded by up to two frames of 1,152 samples and the decoder's delay
+            assert expected <= info.frames <= expected + round(4 * 1152 * 16_000 / rate)
+        else:
+            assert abs(info.frames - expected) <= 1
+        assert naive.read_wav(out / wav_name(name)).std() > 100
+
+    @pytest.mark.parametrize("name", [name for name in FILES if name not in ("already.wav",)])
+    def test_bytes_are_those_of_sox(self, made, tmp_path, name):
+        folder, out, _ = made
+        shutil.copy(folder / name, tmp_path / f"plain{Path(name).suffix.lower()}")
+        expected = sox(tmp_path / f"plain{Path(name).suffix.lower()}", tmp_path / "out.wav")
+        assert (out / wav_name(name)).read_bytes() == expected
+
+    def test_what_is_16_khz_already_keeps_its_samples(self, made):
+        folder, out, _ = made
+        np.testing.assert_array_equal(naive.read_wav(out / "already.wav"), naive.read_wav(folder / "already.wav"))
+
+    def test_stereo_becomes_the_mean_of_its_channels(self, made, tmp_path):
+        folder, out, _ = made
+        samples, rate = soundfile.read(folder / "stereo.wav")
+        soundfile.write(tmp_path / "mono.wav", samples.mean(axis=1), rate, subtype="FLOAT")
+        sox(tmp_path / "mono.wav", tmp_path / "out.wav")
+        difference = naive.read_wav(out / "stereo.wav").astype(int) - naive.read_wav(tmp_path / "out.wav")
+        assert np.abs(difference).max() <= 4  # dither
+
+    def test_number_of_jobs_changes_no_byte(self, made, tmp_path):
+        folder, out, _ = made
+        assert run(folder, tmp_path / "one", "--jobs", 1).returncode == 0
+        assert outputs(tmp_path / "one") == outputs(out)
+        assert (tmp_path / "one/rejected.csv").read_bytes() == (out / "rejected.csv").read_bytes()
+
+    def test_wildcards_in_the_name_of_an_output_are_taken_literally(self, tmp_path):
+        """The name is a pattern that matches what an interrupted run has left."""
+        (tmp_path / "in").mkdir()
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/a 1.wav.part").touch()
+        samples = noise(0.2, 16_000)
+        soundfile.write(tmp_path / "in/a [1].wav", samples, 16_000, subtype="PCM_16")
+        assert run(tmp_path / "in", tmp_path / "out").returncode == 0
+        found, expected = (naive.read_wav(tmp_path / name / "a [1].wav") for name in ("out", "in"))
+        np.testing.assert_array_equal(found, expected)
+
+    def test_names_with_wildcards_are_taken_literally(self, tmp_path):
+        """Each is a pattern that matches the file before it."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        names = ["a 1.wav", "a [1].wav", "b1.wav", "b*.wav", "c1.wav", "c?.wav", "d1.wav", "d{1,1}.wav"]
+        for seed, name in enumerate(names):
+            soundfile.write(folder / name, noise(0.2 + 0.1 * seed, 16_000, seed=seed), 16_000, subtype="PCM_16")
+        assert run(folder, tmp_path / "out").returncode == 0
+        for name in names:
+            np.testing.assert_array_equal(naive.read_wav(tmp_path / "out" / name), naive.read_wav(folder / name))
+
+
+class TestLoudSignals:
+    @staticmethod
+    def pinned(samples: np.ndarray) -> int:
+        """Return how many samples lie at full scale."""
+        return np.count_nonzero(np.abs(samples.astype(int)) >= 32_767)
+
+    def test_full_scale_square_wave_is_attenuated_and_not_clipped(self, tmp_path):
+        rate = 44_100
+        square = np.sign(np.sin(2 * np.pi * 441 * np.arange(rate // 2) / rate + 0.1)) * 0.9999
+        folder = tmp_path / "in"
+        folder.mkdir()
+        soundfile.write(folder / "square.wav", square, rate, subtype="PCM_16")
+        soundfile.write(folder / "calm.wav", square / 4, rate, subtype="PCM_16")
+        assert run(folder, tmp_path / "out").returncode == 0
+        found = naive.read_wav(tmp_path / "out/square.wav").astype(float)
+        sox(folder / "square.wav", tmp_path / "clipped.wav")
+        assert self.pinned(naive.read_wav(tmp_path / "clipped.wav")) > 100
+        assert self.pinned(found) <= 10  # sox -G leaves its peaks there
+        assert self.pinned(np.minimum(np.abs(found[1:]), np.abs(found[:-1]))) == 0
+        assert 30_000 < np.abs(found).max() <= 32_767
+        exact = naive.read_wav(tmp_path / "out/calm.wav").astype(float) * 4  # the same wave with room to spare
+        factor = (found @ exact) / (exact @ exact)
+        assert 0.7 < factor < 0.99
+        assert np.abs(found - factor * exact).max() < 12  # 4 x the rounding and dither of the calm one
+        assert (tmp_path / "out/calm.wav").read_bytes() == sox(folder / "calm.wav", tmp_path / "calm.wav")
+
+
+class TestResuming:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for seed, name in enumerate("abc"):
+            soundfile.write(folder / f"{name}.wav", noise(0.3, 44_100, seed=seed), 44_100)
+        return folder
+
+    def test_what_is_done_is_kept(self, folder, tmp_path):
+        out = tmp_path / "out"
+        assert "3 files resampled" in run(folder, out).stdout
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+        (out / "b.wav").unlink()
+        assert "1 files resampled to 16000 Hz, 2 kept, 0 rejected" in run(folder, out).stdout
+        after = {path: path.stat().st_mtime_ns for path in out.glob("*.wav")}
+        assert {path.name for path in after if after[path] != before[path]} == {"b.wav"}
+
+    def test_newer_input_is_done_again(self, folder, tmp_path):
+        out = tmp_path / "out"
+        run(folder, out)
+        before = (out / "c.wav").read_bytes()
+        soundfile.write(folder / "c.wav", noise(0.4, 44_100, seed=9), 44_100)
+        later = (out / "c.wav").stat().st_mtime + 5
+        os.utime(folder / "c.wav", (later, later))
+        assert "1 files resampled to 16000 Hz, 2 kept" in run(folder, out).stdout
+        assert (out / "c.wav").read_bytes() != before
+
+    @pytest.mark.parametrize("victim", ["$$", "$PPID"], ids=["sox", "its worker"])
+    def test_killed_in_the_middle(self, folder, tmp_path, victim):
+        """The first sox writes its output and is then killed, or the shell that started it."""
+        fake = tmp_path / "bin" / "sox"
+        fake.parent.mkdir()
+        fake.write_text(
+            f'#!/bin/sh\n{shutil.which("sox")} "$@"\nstatus=$?\n'
+            f'if mkdir "{tmp_path}/first" 2>/dev/null; then kill -9 {victim}; sleep 5; fi\nexit $status\n'
+        )
+        fake.chmod(0o755)
+        out = tmp_path / "out"
+        path = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+        stopped = run(folder, out, "--jobs", 1, env=path)
+        assert stopped.returncode != 0
+        assert stopped.stderr.startswith("error: ")
+        assert stopped.stderr.count("\n") == 1
+        assert not (out / "a.wav").exists()
+        done = run(folder, out, "--jobs", 1, env=path)
+        assert done.returncode == 0, done.stderr
+        assert run(folder, tmp_path / "undisturbed").returncode == 0
+        assert outputs(out) == outputs(tmp_path / "undisturbed")
+        assert {path.name for path in out.iterdir()} == {"a.wav", "b.wav", "c.wav", "rejected.csv"}
+
+    def test_output_folder_inside_the_input_folder(self, folder):
+        out = folder / "wav_16khz"
+        for _ in range(2):
+            assert run(folder, out).returncode == 0
+        assert len(outputs(out)) == 3
+
+
+@pytest.fixture(scope="module")
+def three_files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("in")
+    (folder / "x").mkdir()
+    for seed, name in enumerate(["a b.wav", "x/b.wav", "c.flac"]):
+        soundfile.write(folder / name, noise(0.3, 44_100, seed=seed), 44_100, subtype="PCM_16")
+    return folder
+
+
+class TestOptions:
+    def test_rate(self, three_files, tmp_path):
+        assert run(three_files, tmp_path / "out", "--rate", 22_050).returncode == 0
+        assert (tmp_path / "out/a b.wav").read_bytes() == sox(three_files / "a b.wav", tmp_path / "x.wav", rate=22_050)
+        assert wav_folder(Path("x"), 22_050).name == "wav_22.05khz"
+        assert wav_folder(Path("x"), 16_000).name == "wav_16khz"
+
+    def test_files_from(self, three_files, tmp_path):
+        (tmp_path / "list").write_text("x/b.wav\nc.flac\n")
+        assert run(three_files, tmp_path / "out", "--files-from", tmp_path / "list").returncode == 0
+        assert set(outputs(tmp_path / "out")) == {"x/b.wav", "c.flac.wav"}
+        assert run("--files-from", "-", three_files, tmp_path / "two", stdin="a b.wav\n\n").returncode == 0
+        assert set(outputs(tmp_path / "two")) == {"a b.wav"}
+        assert (tmp_path / "two/a b.wav").read_bytes() == sox(three_files / "a b.wav", tmp_path / "x.wav")
+
+    def test_listed_file_that_is_not_there_is_rejected(self, three_files, tmp_path):
+        done = run("--files-from", "-", three_files, tmp_path / "out", stdin="a b.wav\nmissing.wav\n")
+        assert done.returncode == 0
+        assert rejected(tmp_path / "out") == {"missing.wav": "empty"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "word"),
+        [
+            (["--rate", "abc"], "--rate"),
+            (["--rate", "0"], "--rate"),
+            (["--jobs", "-1"], "--jobs"),
+            (["--jobs"], "--jobs needs a value"),
+            (["--speed", "1"], "--speed"),
+        ],
+    )
+    def test_mistakes(self, three_files, tmp_path, arguments, word):
+        done = run(three_files, tmp_path / "out", *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert word in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_folders(self, three_files, tmp_path):
+        assert "no folder" in run(tmp_path / "nowhere").stderr
+        assert "same folder" in run(three_files, three_files).stderr
+        assert "Usage" in run().stderr or "IN_DIR" in run().stderr
+        assert run(three_files, tmp_path, tmp_path).returncode == 2
+        done = run("--help")
+        assert (done.returncode, "--files-from" in done.stdout, "16000" in done.stdout) == (0, True, True)
+
+    def test_folder_without_audio(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        done = run(tmp_path / "in", tmp_path / "out")
+        assert done.returncode == 1
+        assert "could be used" in done.stderr
+
+    def test_without_sox(self, three_files, tmp_path):
+        for tool in ("bash", "env", "sed", "dirname", "getconf"):
+            (tmp_path / "bin").mkdir(exist_ok=True)
+            (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+        done = run(three_files, tmp_path / "out", env={"PATH": str(tmp_path / "bin")})
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: sox is missing")
+        assert "apt-get install sox" in done.stderr
+
+    def test_read_only_output_folder(self, three_files, tmp_path):
+        with mounted(tmp_path / "out", "ro") as out:
+            done = run(three_files, out)
+        assert done.returncode == 1
+        assert done.stderr == f"error: cannot write to {out}\n"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_output_folder_without_permission(self, three_files, tmp_path):
+        (tmp_path / "out").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+        done = run(three_files, tmp_path / "out")
+        assert (done.returncode, done.stderr) == (1, f"error: cannot write to {tmp_path / 'out'}\n")
+
+
+@pytest.fixture(scope="module")
+def with_bad_files(tmp_path_factory):
+    home = tmp_path_factory.mktemp("bad")
+    folder = home / "in"
+    folder.mkdir()
+    loud = noise(3.0, 44_100, seed=1)
+    for name, subtype in (("good.wav", "PCM_16"), ("whole.flac", "PCM_16"), ("whole.mp3", "MPEG_LAYER_III")):
+        soundfile.write(folder / name, loud, 44_100, subtype=subtype)
+    shutil.copy(folder / "good.wav", folder / "good, too.wav")
+
+    def cut(source: str, name: str, share: float) -> None:
+        content = (folder / source).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    (folder / "empty.wav").touch()
+    (folder / 'text, with "quotes".wav').write_text("this is not audio at all, just text " * 50)
+    (folder / "text.mp3").write_text("this is not audio at all, just text " * 50)
+    (folder / "header.wav").write_bytes((folder / "good.wav").read_bytes()[:20])
+    soundfile.write(folder / "nothing.wav", np.zeros(0), 44_100)
+    cut("good.wav", "cut.wav", 0.5)
+    cut("good.wav", "nearly.wav", 0.999)
+    cut("whole.flac", "cut.flac", 0.5)
+    cut("whole.mp3", "cut.mp3", 0.5)
+    cut("whole.mp3", "cut.MP3", 0.5)
+    cut("whole.mp3", "cut mixed.Mp3", 0.5)
+    return folder, home / "out", run(folder, home / "out", "--jobs", 2)
+
+
+class TestRejects:
+    def test_reasons(self, with_bad_files):
+        _, out, done = with_bad_files
+        assert done.returncode == 0, done.stderr
+        assert rejected(out) == {
+            "empty.wav": "empty",
+            'text, with "quotes".wav': "unreadable",
+            "text.mp3": "unreadable",
+            "header.wav": "unreadable",
+            "nothing.wav": "no_samples",
+            "cut.wav": "truncated",
+            "nearly.wav": "truncated",
+            "cut.flac": "truncated",
+            "cut.mp3": "truncated",
+            "cut.MP3": "truncated",
+            "cut mixed.Mp3": "truncated",
+        }
+        assert "11 rejected, see " in done.stdout
+
+    def test_no_output_is_left_of_them(self, with_bad_files):
+        _, out, _ = with_bad_files
+        assert {path.name for path in out.iterdir()} == {
+            "good.wav",
+            "good, too.wav",
+            "whole.flac.wav",
+            "whole.mp3.wav",
+            "rejected.csv",
+        }
+
+    def test_the_table_can_be_read_by_the_next_stage(self, with_bad_files):
+        _, out, _ = with_bad_files
+        rows = read_table(out / "rejected.csv", Reject)
+        assert len(rows) >= 10
+        assert [row.file for row in rows] == sorted(row.file for row in rows)
+        assert all(row.detail for row in rows)
+
+    def test_bad_files_change_no_byte_of_the_others(self, with_bad_files, tmp_path):
+        folder, out, _ = with_bad_files
+        names = ["good.wav", "good, too.wav", "whole.flac", "whole.mp3"]
+        done = run("--files-from", "-", folder, tmp_path / "out", stdin="\n".join(names) + "\n")
+        assert done.returncode == 0
+        found = outputs(out)
+        assert outputs(tmp_path / "out") == {wav_name(name): found[wav_name(name)] for name in names}
+
+    def test_rejected_ones_are_tried_again_and_reported_again(self, with_bad_files):
+        folder, out, _ = with_bad_files
+        before = rejected(out)
+        done = run(folder, out)
+        assert "0 files resampled" in done.stdout
+        assert rejected(out) == before
+
+    def test_not_one_good_file(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in/a.wav").touch()
+        done = run(tmp_path / "in", tmp_path / "out")
+        assert done.returncode == 1
+        assert rejected(tmp_path / "out") == {"a.wav": "empty"}
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory) -> Path:
+    """One file whose output takes 41,644 bytes, and ten smaller ones."""
+    folder = tmp_path_factory.mktemp("in")
+    soundfile.write(folder / "a.wav", noise(1.3, 44_100), 44_100)
+    return folder
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("kilobytes", [4, 24, 40, 44])
+    def test_one_clear_error_and_nothing_left(self, one_file, tmp_path, kilobytes):
+        with small_disk(tmp_path / "disk", kilobytes) as disk:
+            done = run(one_file, disk / "out", "--jobs", 2)
+            left = [path.name for path in (disk / "out").iterdir()]
+        assert done.returncode != 0
+        assert done.stderr.startswith("error: ")
+        assert "No space left" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert left == []
+
+    def test_goes_on_when_there_is_room(self, one_file, tmp_path):
+        with small_disk(tmp_path / "disk", 24) as disk:
+            assert run(one_file, disk / "out").returncode != 0
+            subprocess.run(["mount", "-o", "remount,size=400k", str(disk)], check=True)
+            done = run(one_file, disk / "out")
+            assert done.returncode == 0, done.stderr
+            assert (disk / "out/a.wav").read_bytes() == sox(one_file / "a.wav", tmp_path / "a.wav")
+
+    def test_every_file_that_is_there_is_whole(self, tmp_path):
+        """Files of many lengths on a disk that ends somewhere among them."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for k in range(12):
+            soundfile.write(folder / f"{k:02}.wav", noise(0.15 + 0.013 * k, 44_100, seed=k), 44_100)
+        for kilobytes in (52, 56, 60):
+            with small_disk(tmp_path / f"disk{kilobytes}", kilobytes) as disk:
+                done = run(folder, disk / "out", "--jobs", 1)
+                assert done.returncode != 0
+                for name, content in outputs(disk / "out").items():
+                    assert content == sox(folder / name, tmp_path / "expected.wav")
+
+
+class TestStage:
+    def test_makes_what_the_manifest_lists(self, corpus):
+        out = corpus.corpus_dir / "wav_16khz"
+        assert len(outputs(out)) == 15
+        assert all(name.split("/")[1] == "wav" for name in outputs(out))
+
+    def test_before_stage_1(self, tmp_path):
+        with pytest.raises(PipelineError, match="stage 1"):
+            resample(small_config(tmp_path, tmp_path), 1)
