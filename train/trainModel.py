@@ -98,6 +98,7 @@ def train(config: Config) -> None:
     Raises:
         PipelineError: if the features are missing or the run directory holds another run.
     """
+    config = resolve(config)
     target = Run(config.run_dir)
     if target.is_finished(config):
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
@@ -105,7 +106,7 @@ def train(config: Config) -> None:
     folder = features_folder(config)
     shards = open_shards(folder, "train")
     data = open_dataset(config, shards)
-    config, stamp = resolve(config), stamp_features(config, shards, data.reader)
+    stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
     fit(config, target, data, lambda: target.start(config, data.species, stamp, sides))
 

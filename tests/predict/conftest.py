@@ -34,7 +34,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
     home = tmp_path_factory.mktemp("trained")
     root = write_release(home / "release", release_rows())
-    truth = "".join(f'{media_id},{class_id},"{"bbbbbb" if media_id == "112" else ""}"\n' for media_id, class_id in TRUTH.items())
+    truth = "".join(
+        f'{media_id},{class_id},"{"bbbbbb" if media_id == "112" else ""}"\n' for media_id, class_id in TRUTH.items()
+    )
     (root / "test_groundtruth.csv").write_text("MediaId,ClassId,BackgroundClassIds\n" + truth)
     soundfile.write(root / "TrainingSet" / "wav" / "without_xml.wav", [0.0] * 44_100, 44_100)
     config = small_config(

@@ -127,9 +127,7 @@ def test_surplus_recordings_change_nothing():
 def test_a_species_that_is_not_listed_is_as_good_as_the_last():
     """A list cut to its best entries scores what is missing by the number of all classes."""
     predictions, truth = simple(40, 6)
-    cut = {
-        media_id: dict(sorted(own.items(), key=lambda item: -item[1])[:2]) for media_id, own in predictions.items()
-    }
+    cut = {media_id: dict(sorted(own.items(), key=lambda item: -item[1])[:2]) for media_id, own in predictions.items()}
     values = per_recording(compare(cut, truth))["map_main"]
     whole = per_recording(compare(predictions, truth))["map_main"]
     np.testing.assert_allclose(values, np.where(whole >= 1 / 2, whole, 1 / 6))

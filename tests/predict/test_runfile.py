@@ -60,9 +60,11 @@ def test_best_first_and_ties_in_the_order_of_the_classes(tmp_path):
 def test_top(tmp_path, top, count):
     path = tmp_path / "run.csv"
     write(path, ["1", "2"], [[0.1, 0.4, 0.3, 0.2], [0.4, 0.3, 0.2, 0.1]], list("abcd"), top)
-    assert lines(path) == [f"1;{c};{v}" for c, v in (("b", 0.4), ("c", 0.3), ("d", 0.2), ("a", 0.1))][:count] + [
-        f"2;{c};{v}" for c, v in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))
-    ][:count]
+    assert (
+        lines(path)
+        == [f"1;{c};{v}" for c, v in (("b", 0.4), ("c", 0.3), ("d", 0.2), ("a", 0.1))][:count]
+        + [f"2;{c};{v}" for c, v in (("a", 0.4), ("b", 0.3), ("c", 0.2), ("d", 0.1))][:count]
+    )
 
 
 def test_several_blocks_are_one_file(tmp_path):

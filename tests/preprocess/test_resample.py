@@ -297,6 +297,7 @@ class TestOptions:
             (["--jobs", "-1"], "--jobs"),
             (["--jobs"], "--jobs needs a value"),
             (["--speed", "1"], "--speed"),
+            (["--files-from", "/no/such/list"], "/no/such/list"),
         ],
     )
     def test_mistakes(self, three_files, tmp_path, arguments, word):

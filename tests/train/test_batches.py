@@ -163,9 +163,13 @@ def test_the_stream_is_the_epochs_one_after_the_other(reader):
 
 
 def test_an_error_in_the_thread_reaches_the_consumer(reader):
+    """After the batches that were read before it; the thread ends."""
+    gate = threading.Event()
+
     class Failing(Recorder):
         def read(self, owners, starts):
             if len(self.read_calls) == 2:
+                gate.wait(5)
                 raise OSError("the disk has gone")
             return super().read(owners, starts)
 
@@ -173,6 +177,7 @@ def test_an_error_in_the_thread_reaches_the_consumer(reader):
     stream = make(Failing(reader)).stream(0)
     next(stream)
     (thread,) = threads() - before
+    gate.set()
     next(stream)
     with pytest.raises(OSError, match="the disk has gone"):
         next(stream)

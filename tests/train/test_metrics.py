@@ -242,7 +242,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     covered = sum(low <= 0.5 <= high for low, high in bounds)
     # 95 % of 60 is 57; fewer than 51 would happen by chance less than once in 200.
     assert scipy.stats.binom.cdf(50, 60, 0.95) < 0.005
-    assert 51 <= covered
+    assert covered >= 51
 
 
 def test_interval_leaves_out_nan_and_repeats():

@@ -296,7 +296,7 @@ def damage(kind: str, path) -> None:
 def test_a_damaged_state_gives_one_clear_error(started, kind):
     path = started.folder / "state.h5"
     damage(kind, path)
-    with pytest.raises(PipelineError, match="cannot be resumed from.*Remove it to train from the start") as error:
+    with pytest.raises(PipelineError, match=r"cannot be resumed from.*Remove it to train from the start") as error:
         started.restore(small_trainer())
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)

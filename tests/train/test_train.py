@@ -68,6 +68,14 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.name.endswith(".part") or path.name.startswith("part.")]
 
 
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of a file of weights by their name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return found
+
+
 def copied(run: Run, name: str) -> Run:
     """Return a copy of a run under another folder of runs, so that its name stays."""
     folder = run.folder.parent / name / run.folder.name
@@ -213,12 +221,10 @@ def test_a_finished_run_goes_on_and_is_equal_to_an_uninterrupted_one(uninterrupt
     assert found.read_metrics()["epochs"] == 4
     assert found.read_metrics()["validation"] == pytest.approx(expected.read_metrics()["validation"], rel=1e-3)
     for monitor in MONITORS:
-        with h5py.File(found.best_weights(monitor)) as a, h5py.File(expected.best_weights(monitor)) as b:
-            names: list[str] = []
-            a.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            assert names
-            for name in names:
-                np.testing.assert_allclose(a[name][()], b[name][()], rtol=1e-2, atol=1e-4)
+        a, b = (weights_of(run.best_weights(monitor)) for run in (found, expected))
+        assert a.keys() == b.keys() != set()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-4, err_msg=name)
 
 
 def test_epochs_differ_in_what_they_draw(uninterrupted):
@@ -460,7 +466,7 @@ def score_by_hand(run: Run, config: Config, side: str) -> tuple[np.ndarray, np.n
 
 def test_missing_features_are_named(corpus, home):
     config = derived(corpus, home, *TINY, "features.bands=10", "train.run=nothing")
-    with pytest.raises(PipelineError, match="holds 0 train shards.*stage 3"):
+    with pytest.raises(PipelineError, match=r"holds 0 train shards.*stage 3"):
         train_network(config)
     assert not config.run_dir.exists()
 
@@ -480,7 +486,7 @@ def test_a_single_species_is_refused(corpus, tmp_path):
     for row in rows:
         object.__setattr__(row, "class_id", "aaaaaa" if row.part == "train" else "")
     write_table(folder / "recordings.csv", Recording, rows)
-    with pytest.raises(PipelineError, match="at least two species.*found 1"):
+    with pytest.raises(PipelineError, match=r"at least two species.*found 1"):
         train_network(derived(corpus, tmp_path / "runs", *TINY, f'data.folder="{tmp_path}"'))
 
 
