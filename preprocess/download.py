@@ -28,7 +28,12 @@ def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     todo = [url for url in urls if not _marker(folder, url).exists()]
     sizes = {url: remote_size(url) for url in todo}
-    present = sum(path.stat().st_size for url in todo if (path := _partial(folder, url)).exists())
+    present = sum(
+        path.stat().st_size
+        for url in todo
+        for path in (_partial(folder, url), folder / Path(url).name)
+        if path.exists() and path.stat().st_size <= sizes[url]
+    )
     need = int(sum(sizes.values()) * (1 + UNPACKED_PER_PACKED)) - present
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -69,7 +74,7 @@ def download(url: str, destination: Path, size: int) -> None:
     failures = 0
     while True:
         start = partial.stat().st_size if partial.exists() else 0
-        if size and start == size:
+        if size and start >= size:
             break
         try:
             received = _download_rest(url, partial, start, size)
@@ -99,7 +104,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     log(f"unpacking {archive.name}")
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r|*", tarinfo=_StrictInfo) as tar:
             for member in progress(tar, 0, "files"):
                 if member.isreg() and member.size > shutil.disk_usage(folder).free:
                     raise PipelineError(f"{archive}: no disk left for {member.name} ({member.size} bytes).")
@@ -110,6 +115,19 @@ def unpack(archive: Path, folder: Path) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Takes a damaged header for an error, which tarfile takes for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _download_rest(url: str, partial: Path, start: int, size: int) -> int:
@@ -123,6 +141,8 @@ def _download_rest(url: str, partial: Path, start: int, size: int) -> int:
             for block in progress(blocks, total, "MiB"):
                 stream.write(block)
                 received += len(block)
+        if answer.length:  # read(n) does not say that the connection dropped
+            raise http.client.IncompleteRead(b"", answer.length)
     return received if resumed else received - start
 
 

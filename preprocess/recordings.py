@@ -81,7 +81,10 @@ def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(names)
-        writer.writerows([getattr(row, name) for name in names] for row in rows)
+        quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)  # Python 3.11 leaves a lone "\r" bare
+        for row in rows:
+            values = [getattr(row, name) for name in names]
+            (quoting if any("\r" in str(value) for value in values) else writer).writerow(values)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -103,6 +106,8 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
                 raise PipelineError(f"{path} has other columns than expected ({', '.join(names)}). Make it again.")
             rows = []
             for values in reader:
+                if len(values) != len(names):
+                    raise ValueError(f"{len(values)} values for {len(names)} columns")
                 for i, number in numbers:
                     values[i] = number(values[i])
                 rows.append(kind(*values))

@@ -34,6 +34,7 @@ done
 [[ $jobs =~ ^[0-9]+$ ]] || fail "--jobs is a number of processes, received $jobs"
 [ "$jobs" -gt 0 ] || jobs=$(getconf _NPROCESSORS_ONLN)
 command -v sox >/dev/null || fail "sox is missing. Install it: apt-get install sox libsox-fmt-all (or: dnf install sox, brew install sox)"
+[ -z "$files_from" ] || [ "$files_from" = - ] || [ -r "$files_from" ] || fail "there is no list $files_from"
 [ -d "${folders[0]}" ] || fail "there is no folder ${folders[0]}"
 in_dir=$(cd "${folders[0]}" && pwd)
 out_dir=${folders[1]:-$(dirname "$in_dir")/wav_16khz}
@@ -44,7 +45,7 @@ out_dir=$(cd "$out_dir" && pwd)
 
 list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
   if [ -n "$files_from" ]; then
-    tr '\n' '\0' < "${files_from/#-/\/dev\/stdin}"
+    case $files_from in -) cat ;; *) cat -- "$files_from" ;; esac | tr '\n' '\0'
   else
     (cd "$in_dir" && find . -path "./${out_dir#"$in_dir"/}" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
@@ -72,9 +73,10 @@ for file; do
   if [ ! -s "$in" ]; then
     said="0 bytes, or no such file"; report reject empty; continue
   fi
-  said=$(sox "$in" -t wav -b 16 -c 1 -r "$rate" "$part" 2>&1) && status=0 || status=$?
+  case $in in *[][*?{}\\]*) source=$(printf %s "$in" | sed "s/[][*?{}\\\\]/\\\\&/g") ;; *) source=$in ;; esac # sox expands wildcards, also in the output: hence -
+  said=$({ sox -R "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
   case $said in
-    *clipped*) said=$(sox -G "$in" -t wav -b 16 -c 1 -r "$rate" "$part" 2>&1) && status=0 || status=$? ;;
+    *clipped*) said=$({ sox -R -G "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$? ;;
   esac
   case $said in
     *"No space left"*|*"error writing output"*|*"ermission denied"*|*"Read-only"*) rm -f "$part"; report fatal; exit 255 ;;
@@ -84,9 +86,13 @@ for file; do
   case $status$said in 0|0*WARN*) case $said in *FAIL*) status=1 ;; esac ;; *) status=1 ;; esac
   if [ "$status" -ne 0 ]; then rm -f "$part"; report reject unreadable; continue; fi
   size=$(wc -c < "$part")
+  promised=$(od -An -t u4 -j 40 -N 4 "$part")
+  if [ "$size" -lt $((44 + ${promised:-0})) ]; then # sox says nothing if only its last buffer does not fit
+    rm -f "$part"; said="No space left on device"; report fatal; exit 255
+  fi
   if [ "$size" -le 44 ]; then rm -f "$part"; said="no samples"; report reject no_samples; continue; fi
   case $in in
-    *.mp3|*.MP3) # sox reads what is left of a cut MP3 without a word: compare with the length in its header
+    *.[mM][pP]3) # sox reads what is left of a cut MP3 without a word: compare with the length in its header
       seconds=$(soxi -D "$in" 2>/dev/null || echo 0)
       if awk "BEGIN { exit !($seconds * 0.98 - 0.2 > ($size - 44) / 2 / $rate) }"; then
         rm -f "$part"; said="shorter than the $seconds s of its header"; report reject truncated; continue
@@ -132,7 +138,8 @@ if [ -n "$fatal" ]; then
   rm -f "$rejects.part"
   fail "stopped at $fatal. After mending that, the same command goes on from here."
 fi
-{ head -n 1 "$rejects.part"; tail -n +2 "$rejects.part" | LC_ALL=C sort; } > "$rejects.sorted" && mv -f "$rejects.sorted" "$rejects"
+{ head -n 1 "$rejects.part" && tail -n +2 "$rejects.part" | LC_ALL=C sort; } > "$rejects.sorted" && mv -f "$rejects.sorted" "$rejects" \
+  || { rm -f "$rejects.part" "$rejects.sorted"; fail "cannot write $rejects"; }
 rm -f "$rejects.part"
 [ $((made + rejected)) -eq "$total" ] || fail "$((total - made - rejected)) of $total files got no answer from their worker; run the command again."
 echo "$(date +%Y-%m-%dT%H:%M:%S) $made files resampled to $rate Hz, $kept kept, $rejected rejected$([ "$rejected" -eq 0 ] || echo ", see $rejects")"

@@ -87,12 +87,11 @@ def write_shard(
         except _Unusable as problem:  # found only while reading: leave that recording out and start over
             rejects.append(_reject(problem.row, problem.error))
             good = [item for item in good if item[0] is not problem.row]
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            if error.errno is None and "errno = " in str(error):  # HDF5 wraps the reason in text
-                reason = str(error).partition("error message = '")[2].partition("'")[0]
-                raise PipelineError(f"{reason}: {path}") from None
-            raise
+            reason = str(error).partition("error message = '")[2].partition("'")[0]  # HDF5 wraps it in text
+            reason = reason or getattr(error, "strerror", None) or str(error)
+            raise PipelineError(f"{reason}: {path}") from None
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     partial.replace(path)
@@ -121,7 +120,14 @@ def _write(
     encoding, bins = recipe.encoding, int(recipe.edges[-1])
     counts = np.array([count for _, _, count in rows], np.int64)
     cell_counts = -(-counts // recipe.cell_frames)
-    with h5py.File(path, "w", libver="latest") as file:
+    bulk = int(counts.sum()) * bins * np.dtype(encoding.dtype).itemsize
+    bulk += int(cell_counts.sum()) * (len(recipe.edges) - 1)
+    rejected = json.dumps([asdict(reject) for reject in rejects])
+    rest = (1 << 16) + 512 * len(rows) + len(description) + len(rejected)
+    with path.open("wb") as stream:  # HDF5 that cannot flush crashes the process: see first that there is room
+        _reserve(stream.fileno(), bulk + rest)
+    with _create(path) as file:
+        _reserve(file.id.get_vfd_handle(), bulk)
         frames = file.create_dataset("frames", (int(counts.sum()), bins), encoding.dtype)
         frames.attrs.update(scale_factor=encoding.scale_factor, add_offset=encoding.add_offset, units=recipe.units)
         cells = file.create_dataset("cells", (int(cell_counts.sum()), len(recipe.edges) - 1), "uint8")
@@ -159,10 +165,26 @@ def _write(
             sample_rate=recipe.sample_rate,
             frame_rate=recipe.frame_rate,
             inputs=inputs,
-            rejected=json.dumps([asdict(reject) for reject in rejects]),
+            rejected=rejected,
             software=f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}, numpy {np.__version__}",
         )
         file.attrs["complete"] = 1
+
+
+def _create(path: Path) -> h5py.File:
+    """Open a new HDF5 file of the latest format, which otherwise notes the time of day in its root group."""
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take disk space for an open file, or raise OSError."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, 0, size)
 
 
 def read_stamp(path: Path) -> tuple[str, list[Reject]] | None:
@@ -172,7 +194,7 @@ def read_stamp(path: Path) -> tuple[str, list[Reject]] | None:
             if file.attrs.get("complete") != 1 or file.attrs.get("schema") != SCHEMA:
                 return None
             return file.attrs["inputs"], [Reject(**reject) for reject in json.loads(file.attrs["rejected"])]
-    except (OSError, KeyError, ValueError, TypeError):
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
         return None
 
 
@@ -201,13 +223,16 @@ def open_shard(path: Path) -> Shard:
             frame_start, frame_count, cell_start = (file[name][:].astype(np.int64) for name in _TABLES[2:])
             cell_frames = int(cells.attrs["cell_frames"])
             edges = np.asarray(cells.attrs["band_edges"], np.int64)
-            cell_end = cell_start - (-frame_count // max(1, cell_frames))
+            cell_count = -(-frame_count // max(1, cell_frames))
             fits = (
                 cell_frames >= 1
                 and len(edges) == cells.shape[1] + 1
+                and edges[0] == 0
                 and edges[-1] == frames.shape[1]
+                and (np.diff(edges) > 0).all()
                 and (n == 0 or min(frame_start.min(), frame_count.min() - 1, cell_start.min()) >= 0)
-                and (n == 0 or ((frame_start + frame_count).max() <= len(frames) and cell_end.max() <= len(cells)))
+                and (frame_start <= len(frames) - frame_count).all()  # written so that no sum overflows
+                and (cell_start <= len(cells) - cell_count).all()
             )
             if not fits:
                 raise PipelineError(f"{path}: its index points outside the data.")
@@ -228,7 +253,7 @@ def open_shard(path: Path) -> Shard:
                 float(frames.attrs["add_offset"]),
                 str(file.attrs["recipe"]),
             )
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None
 
 

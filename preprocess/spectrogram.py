@@ -9,6 +9,7 @@ import scipy.fft
 
 from preprocess.audio import AudioError
 
+WAV_HEADER_BYTES = 44  # at least
 _LOG10_E = np.float32(np.log10(np.e))
 
 
@@ -63,7 +64,7 @@ def count_samples(path: Path) -> int:
         raise AudioError("damaged_wav", str(error)) from None
     if samples == 0:
         raise AudioError("no_samples", "no samples")
-    if samples * width > path.stat().st_size:
+    if WAV_HEADER_BYTES + samples * width > path.stat().st_size:
         raise AudioError("truncated", "fewer samples than the header says")
     return samples
 

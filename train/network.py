@@ -90,11 +90,13 @@ def build_model(config: Config, encoding: Encoding, bins: int, classes: int) -> 
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
+            reason = " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:240]
             raise ConfigError(
-                f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: "
-                + " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:240]
+                f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: {reason}"
             ) from None
-        return keras.Model(codes, network(Standardise(encoding, bins, dtype="float32", name="standardise")(codes)), name=network.name)
+        return keras.Model(
+            codes, network(Standardise(encoding, bins, dtype="float32", name="standardise")(codes)), name=network.name
+        )
 
 
 def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoch: int) -> keras.Model:

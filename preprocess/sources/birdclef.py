@@ -71,11 +71,13 @@ def read_release(root: Path) -> Corpus:
     """Read all XML files of a release, pair them with their audio, and find what does not fit."""
     recordings, taxa, rejects = [], {}, []
     for part, folder, wavs, xmls in _PARTS:
-        found = {}
+        found: dict[str, Path] = {}  # by name, in lower case
         for wav in wavs:
             for path in _listing(root / folder / wav):
-                if audio.is_audio(path):
-                    found.setdefault(path.stem.casefold(), path)
+                if audio.is_audio(path) and found.setdefault(path.name.casefold(), path) is not path:
+                    file = path.relative_to(root).as_posix()
+                    rejects.append(Reject(file, "fetch", "duplicate_name", "another file has this name"))
+        stems = {path.stem.casefold(): name for name, path in reversed(found.items())}
         used = set()
         for name in xmls:
             for path in _listing(root / folder / name):
@@ -84,19 +86,19 @@ def read_release(root: Path) -> Corpus:
                 file = path.relative_to(root).as_posix()
                 try:
                     tags = read_xml(path)
-                    recording, sound = _to_recording(tags, path, found, part, root)
+                    recording, sound = _to_recording(tags, path, found, stems, part, root)
                 except audio.AudioError as error:
                     rejects.append(Reject(file, "fetch", error.reason, error.detail))
-                    used.add(path.stem.casefold())
+                    used.add(stems.get(path.stem.casefold()))
                     continue
                 used.add(sound)
                 recordings.append(recording)
                 if recording.class_id:
                     _note_species(taxa, recording, tags)
-        for stem, path in found.items():
-            if stem not in used:
+        for name, path in found.items():
+            if name not in used:
                 rejects.append(Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML"))
-    by_name = {species.scientific_name.casefold(): class_id for class_id, species in taxa.items()}
+    by_name = {s.scientific_name.casefold(): class_id for class_id, s in taxa.items() if s.scientific_name}
     recordings = [replace(row, background=_to_class_ids(row.background, by_name, row.class_id)) for row in recordings]
     truth = root / "test_groundtruth.csv"
     return Corpus(
@@ -113,13 +115,15 @@ def read_xml(path: Path) -> dict[str, str]:
     Raises:
         AudioError: reason xml_too_large, xml_malformed or xml_entities.
     """
-    if path.stat().st_size > MAX_XML_BYTES:
-        raise audio.AudioError("xml_too_large", f"more than {MAX_XML_BYTES} bytes")
     try:
+        if path.stat().st_size > MAX_XML_BYTES:
+            raise audio.AudioError("xml_too_large", f"more than {MAX_XML_BYTES} bytes")
         document = xmltodict.parse(path.read_bytes())
     except xml.parsers.expat.ExpatError as error:
         raise audio.AudioError("xml_malformed", str(error)) from None
-    except (ValueError, RecursionError) as error:
+    except OSError as error:  # a folder, a dangling link
+        raise audio.AudioError("unreadable", str(error.strerror)) from None
+    except (ValueError, RecursionError, LookupError) as error:  # LookupError: an encoding that nobody knows
         raise audio.AudioError("xml_entities" if "entities" in str(error) else "xml_malformed", str(error)) from None
     tags = document.get("Audio")
     if not isinstance(tags, dict):
@@ -175,14 +179,15 @@ def _listing(folder: Path) -> Iterable[Path]:
 
 
 def _to_recording(
-    tags: dict[str, str], path: Path, found: dict[str, Path], part: str, root: Path
+    tags: dict[str, str], path: Path, found: dict[str, Path], stems: dict[str, str], part: str, root: Path
 ) -> tuple[Recording, str]:
     """Return the row of one XML file and the key of its audio in found."""
     name = tags.get("FileName") or path.stem
     if "/" in name or "\\" in name or name.startswith(("-", ".")) or not name.isprintable():
         raise audio.AudioError("bad_filename", name[:200])
     stem = (name.rpartition(".")[0] if audio.is_audio(Path(name)) else name).casefold()
-    if stem not in found:
+    sound = name.casefold() if name.casefold() in found else stems.get(stem)
+    if sound is None:
         raise audio.AudioError("no_audio", f"{name} is not there")
     media_id = tags.get("MediaId", "")
     if not re.fullmatch(r"[\w.-]{1,64}", media_id):
@@ -194,7 +199,7 @@ def _to_recording(
     recordist = tags.get("AuthorID") or tags.get("Author", "")
     recording = Recording(
         media_id=media_id,
-        file=found[stem].relative_to(root).as_posix(),
+        file=found[sound].relative_to(root).as_posix(),
         class_id=class_id,
         background=tags.get("BackgroundSpecies", "") if part == "train" else "",
         group=f"{class_id}|{recordist}|{date}" if recordist else f"{class_id}|{media_id}",
@@ -212,7 +217,7 @@ def _to_recording(
         quality=clean_number(tags.get("Quality", ""), 5),
         licence=tags.get("Licence", tags.get("License", "")),
     )
-    return recording, stem
+    return recording, sound
 
 
 def _note_species(taxa: dict[str, Species], recording: Recording, tags: dict[str, str]) -> None:

@@ -90,7 +90,7 @@ class Source:
         for part in ("TrainingSet", "test"):
             for kind in ("wav", "xml"):
                 (root / part / kind).mkdir(parents=True, exist_ok=True)
-        todo = [task for task in tasks if not _paths(root, *task)[1].exists()]
+        todo = [task for task in tasks if not all(path.exists() for path in _paths(root, *task))]
         chunks = [todo[i : i + 8] for i in range(0, len(todo), 8)]
         if todo:
             work = Parallel(n_jobs=min(jobs, len(chunks)), return_as="generator_unordered")(
@@ -148,17 +148,16 @@ def class_id(species: int) -> str:
 def names(species: int) -> dict[str, str]:
     """Return the invented taxonomy of a species number."""
     group, member = divmod(species, SPECIES_PER_GROUP)
-    rng = np.random.default_rng([3, group])
     parts = ["ba", "co", "di", "fe", "ga", "lu", "mi", "no", "pa", "ri", "sa", "tu", "va", "xe", "zo"]
-    genus = "".join(rng.choice(parts, 3)).capitalize()
+    number = group * 1117 % 15**3  # 1117 and 15 have no common factor, so every group has its own
+    genus = "".join(parts[number // 15**k % 15] for k in range(3)).capitalize()
     epithet = ("primus", "secundus", "tertius", "quartus")[member]
-    mark = "" if species < 500 else f"-{group}"
     return {
         "Order": "Passeriformes",
         "Family": f"{genus[:4]}idae",
-        "Genus": genus + mark,
+        "Genus": genus,
         "Species": epithet,
-        "VernacularNames": f"{('Red', 'Blue', 'Grey', 'Green')[member]} {genus[:4]}bird{mark}",
+        "VernacularNames": f"{('Red', 'Blue', 'Grey', 'Green')[member]} {genus}bird",
     }
 
 

@@ -185,7 +185,7 @@ options = st.dictionaries(names, values, max_size=4)
 )
 @example(folder="\x7f", limit=0, share=0.5, mask=True, own={}, part={})
 @example(folder='a"b\\c\n\t\x00é\U0001f426', limit=0, share=5e-324, mask=True, own={}, part={})
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_toml_round_trip(tmp_path_factory, folder, limit, share, mask, own, part):
     config = Config(
         data=Data(folder=folder, limit=limit, corpus="c", options=own),

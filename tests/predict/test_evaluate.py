@@ -200,10 +200,14 @@ def test_text_names_only_what_there_is():
 # The command
 
 
-def test_command(files):
-    done = run_script(SCRIPT, files[0], "--truth", files[1])
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"MAP, main species +0\.4500", done.stdout)
+def call(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
+    main()
+
+
+def test_command(files, monkeypatch, capsys):
+    call(monkeypatch, files[0], "--truth", files[1])
+    assert re.search(r"MAP, main species +0\.4500", capsys.readouterr().out)
 
 
 def strict(text: str):
@@ -217,11 +221,6 @@ def test_command_json(files):
     found = strict(done.stdout)
     assert {name: found[name]["value"] for name in TITLES} == pytest.approx(EXPECTED)
     assert found["missing_recordings"] == 1
-
-
-def call(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
-    main()
 
 
 def test_json_of_a_single_recording_is_json_too(tmp_path, monkeypatch, capsys):

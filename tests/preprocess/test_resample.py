@@ -237,7 +237,7 @@ class TestResuming:
         fake.parent.mkdir()
         fake.write_text(
             f'#!/bin/sh\n{shutil.which("sox")} "$@"\nstatus=$?\n'
-            f'if mkdir "{tmp_path}/first" 2>/dev/null; then kill -9 {victim}; sleep 5; fi\nexit $status\n'
+            f'if mkdir "{tmp_path}/first" 2>/dev/null; then kill -9 {victim}; sleep 0.3; fi\nexit $status\n'
         )
         fake.chmod(0o755)
         out = tmp_path / "out"

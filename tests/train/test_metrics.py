@@ -236,7 +236,8 @@ def test_interval_of_a_mean_is_close_to_the_normal_one():
     assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.1 * half)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+    monkeypatch.setattr("train.metrics.BOOTSTRAP_ROUNDS", 400)
     rng = np.random.default_rng(2)
     bounds = [bootstrap_interval(rng.random(50)) for _ in range(60)]
     covered = sum(low <= 0.5 <= high for low, high in bounds)
