@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from joblib import Parallel, delayed
-
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.recipes import describe, folder_name, open_recipe
@@ -74,6 +72,8 @@ def load(config: Config, jobs: int) -> None:
             rejects += stamp[1]
         else:
             todo.append(plan)
+    from joblib import Parallel, delayed  # here, as a stage with nothing to do need not wait for it
+
     work = Parallel(n_jobs=min(jobs, max(1, len(todo))), return_as="generator_unordered")(
         delayed(write_shard)(plan.path, recipe, description, wavs, plan.rows, plan.inputs) for plan in todo
     )

@@ -117,7 +117,7 @@ made=0 rejected=0 fatal= next=20
 exec 3> "$rejects.part"
 echo "file,stage,reason,detail" >&3
 if [ "$total" -gt 0 ]; then
-  batch=$((total / (jobs * 4))); [ "$batch" -ge 1 ] || batch=1; [ "$batch" -le 16 ] || batch=16
+  batch=$((total / (jobs * 16))); [ "$batch" -ge 1 ] || batch=1; [ "$batch" -le 4 ] || batch=4
   while IFS= read -r -d '' record; do
     case $record in
       ok) made=$((made + 1)) ;;

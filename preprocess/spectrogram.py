@@ -1,11 +1,11 @@
 """Power spectral densities of 16-bit sound, in blocks, so that memory does not grow with the recording."""
 
+import math
 import wave
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
 
 from preprocess.audio import AudioError
 
@@ -91,16 +91,17 @@ def log_psd(samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: i
     Returns:
         float32 [frames, bins], log10(LSB^2 / Hz).
     """
+    import scipy.fft  # here, as it takes half a second that a stage with nothing to do need not spend
+
     window = np.hanning(n_fft)
-    scale = np.full(bins, 2.0 / (sample_rate * np.sum(window**2)))
-    scale[0] /= 2
-    if bins == n_fft // 2 + 1:
-        scale[-1] /= 2
-    windowed = np.lib.stride_tricks.sliding_window_view(samples, n_fft)[::hop] * window.astype(np.float32)
-    spectrum = scipy.fft.rfft(windowed, axis=1)[:, :bins]
+    window *= math.sqrt(2.0 / (sample_rate * np.sum(window**2)))
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), n_fft)[::hop]
+    spectrum = scipy.fft.rfft(frames * window.astype(np.float32), axis=1)[:, :bins]
     power = spectrum.real**2
     power += spectrum.imag**2
-    power *= scale.astype(np.float32)
+    power[:, 0] /= 2
+    if bins == n_fft // 2 + 1:
+        power[:, -1] /= 2
     np.maximum(power, np.float32(10.0**floor), out=power)
     np.log(power, out=power)
     power *= _LOG10_E

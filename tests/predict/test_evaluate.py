@@ -133,6 +133,11 @@ def test_a_species_that_is_not_listed_is_as_good_as_the_last():
     np.testing.assert_allclose(values, np.where(whole >= 1 / 2, whole, 1 / 6))
 
 
+def test_a_species_listed_with_0_ranks_before_those_that_are_not_listed():
+    ranking = compare({"1": {"b": 0.5, "a": 0.0}, "2": {"c": 1.0}}, {"1": ("a", []), "2": ("c", [])})
+    np.testing.assert_allclose(per_recording(ranking)["map_main"], [1 / 2, 1])
+
+
 def test_intervals_are_the_bootstrap_over_recordings():
     predictions, truth = simple(50, 5)
     ranking = compare(predictions, truth)

@@ -108,6 +108,21 @@ def test_a_network_that_diverged_ranks_everything_last(config, reader, backgroun
     assert found["val_top1"] == found["val_top5"] == 0
 
 
+def test_a_class_whose_score_is_nan_ranks_last(config, reader, background):
+    """And only that: with sigmoids the other classes keep their scores."""
+    keras.utils.set_random_seed(5)
+    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    loss = open_loss(Part("binary_crossentropy"))
+    whole = [own.astype(np.float64) for own in predictions(model, reader)]
+    bias = model.layers[-1].get_layer("logits").bias
+    bias.assign(np.where(np.arange(CLASSES) == 2, np.nan, bias.numpy()))
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    scores = np.array([(1 / (1 + np.exp(-own))).mean(axis=0) for own in whole])
+    scores[:, 2] = -1
+    main = np.eye(CLASSES, dtype=bool)[LABELS]
+    assert found["val_map"] == pytest.approx(label_ranking_average_precision_score(main, scores))
+
+
 def test_a_network_that_diverged_hits_no_segment(config, reader):
     """Also not those of the first class, which an argmax over NaN would name."""
     model = build_model(config, reader.encoding, reader.bins, CLASSES)
