@@ -151,14 +151,14 @@ def test_intervals_are_the_bootstrap_over_recordings():
 
 @pytest.fixture(scope="module")
 def random_runs():
-    """Return the figures of 100 random runs of one truth, and the chance that was announced."""
+    """Return the figures of 60 random runs of one truth, and the chance that was announced."""
     rng = np.random.default_rng(4)
     names = [f"c{k}" for k in range(7)]
     truth = {str(i): (names[i % 7], [names[(i + 2) % 7]] if i % 3 else []) for i in range(21)}
     found = {name: [] for name in TITLES}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.metrics.BOOTSTRAP_ROUNDS", 1)
-        for _ in range(100):
+        for _ in range(60):
             scores = rng.random((21, 7)).tolist()
             predictions = {str(i): dict(zip(names, row, strict=True)) for i, row in enumerate(scores)}
             result = evaluate(compare(predictions, truth))
