@@ -21,6 +21,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import numpy as np
 
 from config.commandline import run
 from predict.runfile import Ranking, compare, read_run_file, read_truth
-from train.metrics import average_precision, bootstrap_interval, chance_map, class_map, in_top, macro_auroc
+from train.metrics import average_precision, bootstrap_interval, chance_map, class_map, in_top, macro_auroc, present
 
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
@@ -67,7 +68,7 @@ def evaluate(ranking: Ranking) -> dict[str, Any]:
         "top1": 1 / classes,
         "top5": min(1.0, 5 / classes),
         "macro_auroc": 0.5,
-        "cmap": float(np.mean(main.mean(axis=0)[main.any(axis=0)])),
+        "cmap": chance_map(main.sum(axis=0)[present(main)], len(main)),  # recordings ranked within a class
     }
     result["recordings"] = len(ranking.media_ids)
     result["classes"] = classes
@@ -109,6 +110,15 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def without_nan(value: Any) -> Any:
+    """Return nested figures with null for those that are not defined, as JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def main() -> None:
     """Score a prediction CSV against a ground truth."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -117,7 +127,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     result = evaluate(compare(read_run_file(args.predictions), read_truth(args.truth)))
-    print(json.dumps(result, indent=1) if args.json else as_text(result))
+    print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))
 
 
 if __name__ == "__main__":
