@@ -292,11 +292,12 @@ def section_species(facts: Facts) -> str:
     own = per_recording(ranking)
     best = np.argmax(ranking.scores, axis=1)
     confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (ranking.labels, best), 1)
+    predicted = ~np.isin(ranking.media_ids, ranking.missing)
+    np.add.at(confusion, (ranking.labels[predicted], best[predicted]), 1)
     precision = average_precision(ranking.scores.T, main_matrix(ranking).T)
     trained = Counter(row.class_id for row in facts.recordings if row.part == "train")
     rows = []
-    for c in np.flatnonzero(confusion.sum(axis=1)):
+    for c in np.unique(ranking.labels):
         of_class = ranking.labels == c
         mistakes = confusion[c].copy()
         mistakes[c] = 0

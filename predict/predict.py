@@ -46,17 +46,11 @@ def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
         PipelineError: if the run is incomplete or its weights are damaged.
     """
     config, stamp = target.read_config(), target.read_stamp()
-    weights = target.best_weights(monitor)
-    if not weights.exists():
-        raise PipelineError(f"{weights} is missing; the run has not finished an epoch yet.")
     from train.losses import open_loss
     from train.network import build_model
 
     model = build_model(config, stamp.encoding, stamp.bins, len(target.read_species()))
-    try:
-        model.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(f"{weights} is damaged or of another network: {str(error).splitlines()[0]}") from None
+    target.load_best(model, monitor)
     return config, model, open_loss(config.train.loss)
 
 

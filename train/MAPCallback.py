@@ -58,7 +58,7 @@ class MAPCallback(keras.callbacks.Callback):
         scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
         return {
             "val_loss": float(np.mean(ops.convert_to_numpy(self.loss.compute(targets, logits)))),
-            "val_acc": float(np.mean(np.argmax(logits, axis=1) == labels)),
+            "val_acc": float(np.mean((np.argmax(logits, axis=1) == labels) & np.isfinite(logits).all(axis=1))),
             "val_map": float(np.mean(average_precision(scores, self.main))),
             "val_map_background": float(np.mean(average_precision(scores, self.relevant))),
             "val_top1": float(np.mean(in_top(scores, self.labels, 1))),

@@ -165,14 +165,20 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     check_choice(part.name.lower(), OPTIMIZERS, "train.optimizer.name")
     kind = OPTIMIZERS[part.name.lower()]
     options = bind(kind, part.options, "train.optimizer")
+    rate = options["learning_rate"]
+    if not isinstance(rate, int | float) or isinstance(rate, bool):
+        raise ConfigError(f"Invalid value for train.optimizer.learning_rate. Received: {rate!r}. Expected: a number.")
     options["learning_rate"] = WarmupSchedule(
-        float(options["learning_rate"]),
+        float(rate),
         config.train.warmup_epochs * steps_per_epoch,
         config.train.epochs * steps_per_epoch,
         config.train.schedule,
     )
     options["name"] = part.name.lower()
-    return kind(**options)
+    try:
+        return kind(**options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"Invalid value in train.optimizer: {error}") from None
 
 
 def fit_statistics(

@@ -73,8 +73,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_table(self.folder / "classes.csv", Species, species)
         _write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
-        rows = "".join(f"{media_id},{side}\n" for media_id, side in split.items())
-        _write_text(self.folder / "split.csv", f"media_id,side\n{rows}")
+        rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
+        _write_rows(self.folder / "split.csv", rows)
         _write_text(self.folder / "config.toml", configuration.to_toml(config))
 
     def check_same(self, config: Config) -> None:
@@ -139,6 +139,21 @@ class Run:
         return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
 
     # Writing
+
+    def load_best(self, model: Any, monitor: str = "val_map") -> None:
+        """Load the best weights into a model.
+
+        Raises:
+            PipelineError: if they are missing, damaged or of another network.
+        """
+        path = self.best_weights(monitor)
+        if not path.exists():
+            raise PipelineError(f"{path} is missing; the run has not finished an epoch, or it was removed.")
+        try:
+            model.load_weights(path)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise PipelineError(f"{path} is damaged or of another network: {reason}") from None
 
     def save_epoch(self, model: Any, trainer: Any, history: list[dict[str, float]]) -> None:
         """Keep the best weights and the state after an epoch; a kill in between costs that epoch only.

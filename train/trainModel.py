@@ -243,7 +243,7 @@ def final_metrics(
     """Return the figures of the best weights by val_map, on the validation side and the holdout if there is one."""
     from train.MAPCallback import MAPCallback
 
-    model.load_weights(target.best_weights("val_map"))
+    target.load_best(model)
     metrics = {
         "best_epoch": best_epoch(history) + 1,
         "epochs": len(history),
