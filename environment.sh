@@ -70,7 +70,11 @@ make_environment() {
   fi
   "${installer[@]}" --require-hashes -r "$project/$lock" \
     || fail "the packages could not be installed; check the network and run the same command again"
-  echo "$project" > "$("$BIRDSONG_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/birdsong.pth"
+  local packages
+  packages=$("$BIRDSONG_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  # Once now, rather than at every start where Python may not keep what it compiled: TensorFlow takes 15 s to compile.
+  "$BIRDSONG_VENV/bin/python" -m compileall -q -j 0 "$packages" >/dev/null 2>&1 || true  # some packages ship templates
+  echo "$project" > "$packages/birdsong.pth"
   echo "$want" > "$stamp"
 }
 

@@ -15,7 +15,7 @@ from preprocess.spectrogram import count_frames, log_psd, read_blocks
 
 FLOOR = -4.5  # log10(LSB^2/Hz): just under the dither of sox; digital silence becomes this
 STEP = 0.05  # of the uint8 codes in log10, half a decibel; 255 steps reach 8.25, a full-scale sine has 7.1
-BLOCK_CELLS = 16  # cells computed at once: the block's spectra stay in the processor's cache
+BLOCK_CELLS = 8  # cells computed at once: the block's spectra stay in the processor's cache
 
 
 @dataclass(frozen=True)
