@@ -134,7 +134,7 @@ def read_truth_classes(truth: Path | None) -> dict[str, str]:
     import csv
 
     with truth.open(newline="", encoding="utf-8") as stream:
-        return {row["MediaId"]: row["ClassId"] for row in csv.DictReader(stream)}
+        return {row.get("MediaId", ""): row.get("ClassId", "") for row in csv.DictReader(stream)}
 
 
 def fingerprint_files(root: Path) -> str:

@@ -3,7 +3,7 @@
 #
 #   preprocess/sample_wavs_to_16k.sh IN_DIR [OUT_DIR] [--rate HZ] [--jobs N] [--files-from LIST]
 #
-# OUT_DIR (default: IN_DIR/../wav_16khz) mirrors IN_DIR; other formats than WAV get ".wav" appended.
+# OUT_DIR (default: IN_DIR/../wav_16khz, or wav_<kHz>khz for another rate) mirrors IN_DIR; other formats than WAV get ".wav" appended.
 # Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
 # OUT_DIR/rejected.csv: unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
@@ -37,7 +37,7 @@ command -v sox >/dev/null || fail "sox is missing. Install it: apt-get install s
 [ -z "$files_from" ] || [ "$files_from" = - ] || [ -r "$files_from" ] || fail "there is no list $files_from"
 [ -d "${folders[0]}" ] || fail "there is no folder ${folders[0]}"
 in_dir=$(cd "${folders[0]}" && pwd)
-out_dir=${folders[1]:-$(dirname "$in_dir")/wav_16khz}
+out_dir=${folders[1]:-$(dirname "$in_dir")/wav_$(awk "BEGIN { print $rate / 1000 }")khz}
 mkdir -p "$out_dir" 2>/dev/null || fail "cannot make the folder $out_dir"
 out_dir=$(cd "$out_dir" && pwd)
 [ "$in_dir" != "$out_dir" ] || fail "IN_DIR and OUT_DIR are the same folder"
@@ -62,7 +62,8 @@ output_name() { # the output of an input path: a.wav -> a.wav, a.mp3 -> a.mp3.wa
 # shellcheck disable=SC2016
 worker='
 in_dir=$1 out_dir=$2 rate=$3; shift 3
-report() { printf "%s\t%s\t%s\t%.200s\0" "$1" "$2" "$file" "$(printf %s "$said" | tr "\n\t" "; ")"; }
+flat() { printf %s "$1" | tr "\n\t" "; "; }
+report() { printf "%s\t%s\t%s\t%.200s\0" "$1" "$2" "$(flat "$file")" "$(flat "$said")"; }
 last=
 for file; do
   in=$in_dir/$file
@@ -72,6 +73,9 @@ for file; do
   part=$out.part said=
   if [ ! -s "$in" ]; then
     said="0 bytes, or no such file"; report reject empty; continue
+  fi
+  if [ ! -r "$in" ]; then
+    said="no permission to read it"; report reject unreadable; continue
   fi
   case $in in *[][*?{}\\]*) source=$(printf %s "$in" | sed "s/[][*?{}\\\\]/\\\\&/g") ;; *) source=$in ;; esac # sox expands wildcards, also in the output: hence -
   said=$({ sox -R "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
@@ -102,11 +106,20 @@ for file; do
   printf "ok\0"
 done'
 
+check_rate() { # stop where OUT_DIR was made with another --rate
+  local found
+  found=$(od -An -t u4 -j 24 -N 4 "$out" | tr -d ' ')
+  [ "$found" = "$rate" ] || fail "$out_dir holds recordings at $found Hz. For $rate Hz choose another OUT_DIR, or remove that one."
+}
+
 todo=() kept=0
 while IFS= read -r -d '' file; do
   [ -n "$file" ] || continue
   output_name "$file"
-  if [ "$out" -nt "$in_dir/$file" ]; then kept=$((kept + 1)); else todo+=("$file"); fi
+  if [ "$out" -nt "$in_dir/$file" ]; then
+    [ $kept -gt 0 ] || check_rate
+    kept=$((kept + 1))
+  else todo+=("$file"); fi
 done < <(list_inputs)
 total=${#todo[@]}
 

@@ -5,6 +5,7 @@ Layout under the root: ``TrainingSet/{wav,xml}`` and ``test/{wav,xml}``, as in t
 Task and metadata: Goeau et al., LifeCLEF Bird Identification Task 2016, CEUR Vol-1609.
 """
 
+import calendar
 import re
 import xml.parsers.expat
 from collections.abc import Iterable
@@ -152,7 +153,8 @@ def clean_date(text: str) -> str:
     year, month, day = match[1], int(match[2]), int(match[3])
     if not 1 <= month <= 12:
         return year
-    return f"{year}-{month:02d}" + (f"-{day:02d}" if 1 <= day <= 31 else "")
+    exists = 1 <= day <= calendar.monthrange(int(year), month)[1]
+    return f"{year}-{month:02d}" + (f"-{day:02d}" if exists else "")
 
 
 def clean_time(text: str) -> str:

@@ -276,6 +276,25 @@ class TestOptions:
         assert wav_folder(Path("x"), 22_050).name == "wav_22.05khz"
         assert wav_folder(Path("x"), 16_000).name == "wav_16khz"
 
+    def test_another_rate_does_not_keep_what_is_there(self, three_files, tmp_path):
+        assert run(three_files, tmp_path / "out", "--rate", 22_050).returncode == 0
+        done = run(three_files, tmp_path / "out")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"error: {tmp_path / 'out'} holds recordings at 22050 Hz. "
+            "For 16000 Hz choose another OUT_DIR, or remove that one.\n"
+        )
+
+    def test_the_default_output_folder_is_named_after_the_rate(self, three_files):
+        assert run(three_files, "--rate", 22_050).returncode == 0
+        assert (three_files.parent / "wav_22.05khz/a b.wav").exists()
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+    def test_an_input_that_may_not_be_read_costs_nothing_else(self, three_files, tmp_path):
+        (three_files / "a b.wav").chmod(0)
+        assert run(three_files, tmp_path / "out").returncode == 0
+        assert rejected(tmp_path / "out") == {"a b.wav": "unreadable"}
+
     def test_files_from(self, three_files, tmp_path):
         (tmp_path / "list").write_text("x/b.wav\nc.flac\n")
         assert run(three_files, tmp_path / "out", "--files-from", tmp_path / "list").returncode == 0
