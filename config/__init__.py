@@ -78,6 +78,7 @@ class Features:
     mask: bool = True  # set the cells without information to 0
     drop_columns: bool = True  # remove the frames that the mask leaves empty
     segment_frames: Positive = 310  # frames a network sees at once; 310 x 16 ms = 5 s
+    frontend: Part = field(default_factory=lambda: Part(""))  # that runs in the model, for the recipe waveform
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +87,9 @@ class Model:
     """The network. Keys beside these are options of the network."""
 
     network: str = "alexnet"  # a module of train/models
-    normalise: Literal["bin", "global", "none"] = "bin"  # mean and deviation per frequency bin, one of each, none
+    normalise: Literal["bin", "global", "item", "none"] = "bin"  # by mean and deviation per bin, one of each;
+    # item: every segment by its own extremes to -1 ... 1
+    dynamic_range: Annotated[float, Between(0)] = 0.0  # of a segment's values below its largest, such as 80 dB; 0: all
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -97,13 +100,18 @@ class Train:
     run: str = ""  # folder under `folder`; empty: <corpus>-<network>
     folder: str = "runs"  # relative to the project
     epochs: Positive = 30
-    batch_size: Positive = 32
+    batch_size: Positive = 32  # segments
+    bag: Positive = 1  # segments of one recording that are drawn together, for losses over whole recordings
     seed: Count = 0  # of the split, the initial weights, the order of the segments and the augmentation
     validation: Share = 0.1  # share of the training recordings that is held back to choose the best epoch
     holdout: Share = 0.0  # share held back entirely and scored once, for corpora without a test truth
     group_by: Literal["observation", "recordist"] = "observation"  # what is never split between the two
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
     random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch
+    random_padding: bool = False  # what is shorter than a segment starts anywhere in it; false: at its beginning
+    class_weights: Literal["none", "ten_over_n", "inverse", "effective"] = "none"  # of the loss, by recordings n:
+    # 10 / n (system 001), 1 / n with mean 1, or by the effective number (Cui et al. 2019) with mean 1
+    noise_class: Share = 0.0  # share of every batch that is noise frames, learnt as a class of their own; 0: none
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over all epochs
     warmup_epochs: Annotated[float, Between(0)] = 0.5  # linear rise from 0 to the learning rate
     patience: Count = 100  # stop after so many epochs without a lower val_loss; 0: never
@@ -305,7 +313,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
 
 def _chooses_part(names: list[str]) -> bool:
     """Tell whether a key chooses a part by name: data.source, model.network, train.optimizer.name, ..."""
-    return names[1:] == [_SELECTORS.get(names[0])] or (len(names) == 3 and names[0] == "train" and names[2] == "name")
+    return names[1:] == [_SELECTORS.get(names[0])] or (len(names) == 3 and names[2] == "name")
 
 
 def _default_choice(names: list[str]) -> Any:

@@ -49,9 +49,10 @@ def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
     from train.losses import open_loss
     from train.network import build_model
 
-    model = build_model(config, stamp.encoding, stamp.bins, len(target.read_species()))
+    noise_class = config.train.noise_class > 0
+    model = build_model(config, stamp.encoding, stamp.shape, len(target.read_species()) + noise_class)
     target.load_best(model, monitor)
-    return config, model, open_loss(config.train.loss)
+    return config, model, open_loss(config.train.loss, noise_class)
 
 
 def as_input(config: Config, path: Path) -> Config:

@@ -1,8 +1,8 @@
-"""The energy mask of Toth and Czeba (2016): which cells of a spectrogram carry information.
+"""Masks: which cells of a spectrogram carry information. 0 is noise, 1 is kept, 2 is neither.
 
-A cell is `cell_frames` frames by one frequency band. It is dropped if its mean is below 0, or if the mean of its
-loudest values is below a factor times the band's mean plus deviation over the whole recording. Kept cells keep
-their four neighbours too. All in log10(LSB^2 / Hz).
+The energy mask of Toth and Czeba (2016): a cell is `cell_frames` frames by one frequency band. It is dropped if its
+mean is below 0, or if the mean of its loudest values is below a factor times the band's mean plus deviation over the
+whole recording. Kept cells keep their four neighbours too. All in log10(LSB^2 / Hz).
 """
 
 import math
@@ -75,6 +75,68 @@ class MaskBuilder:
         return (dilate(kept) if self.dilate_kept else kept).astype(np.uint8)
 
 
+class KeepAll:
+    """The mask of a front end that has none: one cell per `cell_frames` frames, all kept."""
+
+    def __init__(self, cell_frames: int) -> None:
+        """Start a recording."""
+        self.cell_frames, self.frames = cell_frames, 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next frames."""
+        self.frames += len(block)
+
+    def cells(self) -> np.ndarray:
+        """Return the mask, uint8 [cells, 1]."""
+        return np.ones((-(-self.frames // self.cell_frames), 1), np.uint8)
+
+
+class SignalNoiseMask:
+    """Separates the frames of a recording into signal, noise and neither.
+
+    Sprengel et al. 2016 (CEUR Vol-1609): a pixel is signal if it is more than 3 times the median of its row and more
+    than 3 times the median of its column; erosion, then dilation by 4 x 4; frames with any signal pixel, dilated
+    twice by 4 frames, are signal. Noise are the frames that are not signal by the same rule with 2.5. A cell is one
+    frame. Medians are over `stretch` frames at most, so that memory does not grow with the recording.
+    """
+
+    def __init__(self, signal: float, noise: float, stretch: int) -> None:
+        """Start a recording; `signal` and `noise` are the two factors."""
+        self.signal, self.noise, self.stretch = signal, noise, stretch
+        self.waiting: list[np.ndarray] = []
+        self.done: list[np.ndarray] = []
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next frames, log10 of magnitudes, float32 [frames, bins]."""
+        self.waiting.append(block)
+        if sum(map(len, self.waiting)) >= self.stretch:
+            self._separate()
+
+    def _separate(self) -> None:
+        magnitudes = 10 ** np.concatenate(self.waiting)
+        self.waiting = []
+        signal = active_frames(magnitudes, self.signal)
+        noise = ~active_frames(magnitudes, self.noise)
+        self.done.append(np.where(signal, 1, np.where(noise, 0, 2)).astype(np.uint8)[:, None])
+
+    def cells(self) -> np.ndarray:
+        """Return the mask, uint8 [frames, 1]: 0 noise, 1 signal, 2 neither."""
+        if self.waiting:
+            self._separate()
+        return np.concatenate(self.done)
+
+
+def active_frames(magnitudes: np.ndarray, factor: float) -> np.ndarray:
+    """Return the frames that hold signal by the rule of Sprengel et al., bool [frames]; see `SignalNoiseMask`."""
+    from scipy import ndimage
+
+    pixels = magnitudes > factor * np.median(magnitudes, axis=0)
+    pixels &= magnitudes > factor * np.median(magnitudes, axis=1, keepdims=True)
+    square = np.ones((4, 4), bool)
+    pixels = ndimage.binary_dilation(ndimage.binary_erosion(pixels, square), square)
+    return ndimage.binary_dilation(pixels.any(axis=1), np.ones(4, bool), iterations=2)
+
+
 def dilate(kept: np.ndarray) -> np.ndarray:
     """Keep the four neighbours of every kept cell, once; bool [cells, bands]."""
     grown = kept.copy()
@@ -92,4 +154,9 @@ def kept_columns(cells: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """
     widths = np.diff(edges)
     bins = int(edges[-1])
-    return bins - cells.astype(np.int64) @ widths <= math.floor(0.95 * bins)
+    return bins - (cells == 1).astype(np.int64) @ widths <= math.floor(0.95 * bins)
+
+
+def noise_columns(cells: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return which cells' frames are noise: not kept, and no cell of them is neither; bool [cells]."""
+    return ~kept_columns(cells, edges) & (cells != 2).all(axis=1)

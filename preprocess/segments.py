@@ -2,7 +2,8 @@
 
 The 2016 view sets dropped cells to 0, removes the frames that are left empty and cuts the rest into consecutive
 segments; the last one ends with the recording and so overlaps the one before. A recording that is shorter than a
-segment is padded with zeros on the right, one that is dropped entirely stays whole, as zeros.
+segment is padded on the right, one that is dropped entirely stays whole, as padding. Padding and dropped cells get
+the fill value of the front end: 0 in the 2016 view, silence elsewhere.
 """
 
 import mmap
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from config import PipelineError
-from preprocess.mask import kept_columns
+from preprocess.mask import kept_columns, noise_columns
 from preprocess.recipes import Encoding
 from preprocess.shards import Shard, open_shard
 
@@ -22,7 +23,9 @@ RESIDENT_BYTES = 1 << 28  # of the mapped shards that stay in memory
 class SegmentReader:
     """Random access to the segments of all recordings in some shards, in the order of the shards."""
 
-    def __init__(self, shards: Sequence[Shard], segment_frames: int, mask: bool, drop_columns: bool) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], segment_frames: int, mask: bool, drop_columns: bool, noise: bool = False
+    ) -> None:
         """Open a view.
 
         Args:
@@ -30,15 +33,18 @@ class SegmentReader:
             segment_frames: length of a segment.
             mask: set dropped cells to 0.
             drop_columns: remove frames that the mask leaves empty; without `mask` the rest stays unmasked.
+            noise: with `drop_columns`, keep the frames that the mask takes for noise instead.
         """
         if not shards:
             raise PipelineError("There are no features. Run stage 3: ./doall.sh --stage 3 --stop-stage 3")
+        if not noise and all((shard.cells == 1).all() for shard in shards):
+            mask = drop_columns = False  # nothing to leave out, as with front ends that have no mask
         self.shards, self.segment_frames = list(shards), segment_frames
         self.mask, self.drop_columns = mask, drop_columns
         first = shards[0]
-        self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset)
-        self.dtype, self.bins, self.cell_frames = first.frames.dtype, first.frames.shape[1], first.cell_frames
-        self.zero = self.encoding.zero
+        self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset, first.fill_value)
+        self.dtype, self.shape, self.cell_frames = first.frames.dtype, first.frames.shape[1:], first.cell_frames
+        self.fill = self.encoding.fill_code
         self.read_bytes = 0
         self.band_of_bin = np.repeat(np.arange(len(first.edges) - 1), np.diff(first.edges))
         self.in_cell = np.arange(self.cell_frames)
@@ -50,7 +56,8 @@ class SegmentReader:
         self.frame_count = np.concatenate([shard.frame_count for shard in shards])
         self.cell_start = np.concatenate([shard.cell_start for shard in shards])
         self.cell_count = -(-self.frame_count // self.cell_frames)
-        self.columns = [kept_columns(shard.cells, shard.edges) for shard in shards] if drop_columns else []
+        choose = noise_columns if noise else kept_columns
+        self.columns = [choose(shard.cells, shard.edges) for shard in shards] if drop_columns else []
         self.lengths = self._view_lengths() if drop_columns else self.frame_count.copy()
 
     def __len__(self) -> int:
@@ -81,16 +88,18 @@ class SegmentReader:
         return [*range(0, (count - 1) * size, size), max(0, frames - size)]
 
     def read(self, recordings: Sequence[int] | np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Read one segment per pair of recording and first frame.
+        """Read one segment per pair of recording and first frame; a negative first frame pads on the left.
 
         Returns:
-            Codes, [n, segment_frames, bins] in the dtype of the store; decode with `encoding`.
+            Codes, [n, segment_frames, bins(, channels)] in the dtype of the store; decode with `encoding`.
         """
-        out = np.empty((len(recordings), self.segment_frames, self.bins), self.dtype)
+        out = np.empty((len(recordings), self.segment_frames, *self.shape), self.dtype)
         self._stay_small(out.nbytes)
         fill = self._read_masked if self.mask or self.drop_columns else self._read_plain
         for i, (recording, start) in enumerate(zip(recordings, starts, strict=True)):
-            fill(int(recording), int(start), out[i])
+            pad = max(0, -int(start))
+            out[i, :pad] = self.fill
+            fill(int(recording), max(0, int(start)), out[i, pad:])
         return out
 
     def _stay_small(self, size: int) -> None:
@@ -103,9 +112,9 @@ class SegmentReader:
 
     def _read_plain(self, recording: int, start: int, out: np.ndarray) -> None:
         first = self.frame_start[recording] + start
-        count = min(self.segment_frames, int(self.frame_count[recording]) - start)
+        count = min(len(out), int(self.frame_count[recording]) - start)
         out[:count] = self.shards[self.shard_of[recording]].frames[first : first + count]
-        out[count:] = self.zero
+        out[count:] = self.fill
 
     def _read_masked(self, recording: int, start: int, out: np.ndarray) -> None:
         shard = self.shards[self.shard_of[recording]]
@@ -116,24 +125,26 @@ class SegmentReader:
         elif self.lengths[recording]:
             chosen = self._kept(recording).nonzero()[0][cells]
         else:
-            out[:] = self.zero
+            out[:] = self.fill
             return
-        count = min(self.segment_frames, self.frames_left(recording) - start)
+        count = min(len(out), self.frames_left(recording) - start)
         rows = chosen[:, None] * self.cell_frames + self.in_cell + self.frame_start[recording]
         shard.frames.take(rows.ravel()[skip : skip + count], 0, out[:count], "clip")  # "clip": straight into out
         if count < len(out):
-            out[count:] = self.zero
+            out[count:] = self.fill
         if self.mask:
-            keep = shard.cells[self.cell_start[recording] + chosen].take(self.band_of_bin, 1)
+            keep = (shard.cells[self.cell_start[recording] + chosen] == 1).view(np.uint8).take(self.band_of_bin, 1)
+            if out.ndim == 3:
+                keep = np.repeat(keep[..., None], out.shape[2], 2)
             self._drop_cells(keep, self.cell_of_frame[skip : skip + count], out[:count])
 
     def _drop_cells(self, keep: np.ndarray, cell: np.ndarray, out: np.ndarray) -> None:
-        """Set the bins of out [frames, bins] to 0 where keep, 0 or 1 in [cells, bins], is 0 in the frame's cell."""
+        """Set out [frames, bins(, channels)] to the fill code where keep, 0 or 1 per cell and bin, is 0."""
         if self.dtype == np.uint8:  # bitwise, several times faster than np.where
             out &= np.negative(keep).take(cell, 0)
-            out |= ((keep ^ 1) * self.zero).take(cell, 0)
+            out |= ((keep ^ 1) * self.fill).take(cell, 0)
         else:
-            np.copyto(out, self.zero, where=keep.take(cell, 0) == 0)
+            np.copyto(out, self.fill, where=keep.take(cell, 0) == 0)
 
 
 def open_shards(folder: Path, part: str) -> list[Shard]:

@@ -2,7 +2,7 @@
 
 import math
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +10,12 @@ import numpy as np
 from preprocess.audio import AudioError
 
 WAV_HEADER_BYTES = 44  # at least
+READ_SAMPLES = 1 << 17  # at once
 _LOG10_E = np.float32(np.log10(np.e))
 
 
-def read_blocks(path: Path, sample_rate: int, block_frames: int, n_fft: int, hop: int) -> Iterator[np.ndarray]:
-    """Read a 16-bit mono WAV in overlapping blocks that each hold a whole number of STFT frames.
-
-    Args:
-        path: the file.
-        sample_rate: in Hz, which the file must have.
-        block_frames: STFT frames per block; the last block may hold fewer.
-        n_fft: samples per frame.
-        hop: samples between the starts of frames.
-
-    Yields:
-        int16 arrays of ``(frames - 1) * hop + n_fft`` samples. Samples that do not fill a frame at the end are
-        left out; a file shorter than one frame is padded with zeros to one.
+def read_samples(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """Yield the samples of a 16-bit mono WAV, int16, `READ_SAMPLES` at a time.
 
     Raises:
         AudioError: reason damaged_wav or truncated, if the file is not what stage 2 writes.
@@ -34,21 +24,41 @@ def read_blocks(path: Path, sample_rate: int, block_frames: int, n_fft: int, hop
         with wave.open(str(path), "rb") as stream:
             if (stream.getsampwidth(), stream.getnchannels(), stream.getframerate()) != (2, 1, sample_rate):
                 raise AudioError("damaged_wav", f"not 16-bit mono at {sample_rate} Hz")
-            promised = stream.getnframes()
-            left = count_frames(promised, n_fft, hop)
-            overlap = np.empty(0, np.int16)
+            left = stream.getnframes()
             while left:
-                frames = min(left, block_frames)
-                wanted = (frames - 1) * hop + n_fft - len(overlap)
-                new = np.frombuffer(stream.readframes(wanted), "<i2")
-                if len(new) < wanted and promised >= n_fft:
+                new = np.frombuffer(stream.readframes(min(left, READ_SAMPLES)), "<i2")
+                if not len(new):
                     raise AudioError("truncated", "fewer samples than the header says")
-                block = np.concatenate([overlap, new, np.zeros(wanted - len(new), np.int16)])
-                yield block
-                overlap = block[frames * hop :]
-                left -= frames
+                left -= len(new)
+                yield new
     except (wave.Error, EOFError) as error:
         raise AudioError("damaged_wav", str(error)) from None
+
+
+def cut_blocks(chunks: Iterable[np.ndarray], block_frames: int, n_fft: int, hop: int) -> Iterator[np.ndarray]:
+    """Cut a stream of samples into overlapping blocks that each hold a whole number of STFT frames.
+
+    Args:
+        chunks: arrays of samples, one after the other, of any length.
+        block_frames: STFT frames per block; the last block may hold fewer.
+        n_fft: samples per frame.
+        hop: samples between the starts of frames.
+
+    Yields:
+        Arrays of ``(frames - 1) * hop + n_fft`` samples. Samples that do not fill a frame at the end are left out;
+        a stream shorter than one frame is padded with zeros to one.
+    """
+    block, step = (block_frames - 1) * hop + n_fft, block_frames * hop
+    rest, first = np.empty(0, np.int16), True
+    for chunk in chunks:
+        rest = np.concatenate([rest, chunk]) if len(rest) else chunk
+        while len(rest) >= block:
+            yield rest[:block]
+            rest, first = rest[step:], False
+    if first and len(rest) < n_fft:
+        rest = np.concatenate([rest, np.zeros(n_fft - len(rest), rest.dtype)])
+    if len(rest) >= n_fft:
+        yield rest[: (len(rest) - n_fft) // hop * hop + n_fft]
 
 
 def count_samples(path: Path) -> int:
@@ -91,14 +101,9 @@ def log_psd(samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: i
     Returns:
         float32 [frames, bins], log10(LSB^2 / Hz).
     """
-    import scipy.fft  # here, as it takes half a second that a stage with nothing to do need not spend
-
     window = np.hanning(n_fft)
     window *= math.sqrt(2.0 / (sample_rate * np.sum(window**2)))
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), n_fft)[::hop]
-    spectrum = scipy.fft.rfft(frames * window.astype(np.float32), axis=1)[:, :bins]
-    power = spectrum.real**2
-    power += spectrum.imag**2
+    power = power_spectra(samples, window, n_fft, hop)[:, :bins]
     power[:, 0] /= 2
     if bins == n_fft // 2 + 1:
         power[:, -1] /= 2
@@ -106,3 +111,29 @@ def log_psd(samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: i
     np.log(power, out=power)
     power *= _LOG10_E
     return power
+
+
+def power_spectra(samples: np.ndarray, window: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
+    """Return squared magnitudes of the short-time Fourier transform, without padding at the ends.
+
+    Args:
+        samples: int16 or float, [(frames - 1) * hop + len(window)] or a few more, which are left out.
+        window: [at most n_fft]; frames are padded with zeros from its length to n_fft.
+        n_fft: length of the transform.
+        hop: samples between frames.
+
+    Returns:
+        float32 [frames, n_fft // 2 + 1].
+    """
+    import scipy.fft  # here, as it takes half a second that a stage with nothing to do need not spend
+
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), len(window))[::hop]
+    spectrum = scipy.fft.rfft(frames * window.astype(np.float32), n_fft, axis=1)
+    power = spectrum.real**2
+    power += spectrum.imag**2
+    return power
+
+
+def hann(length: int) -> np.ndarray:
+    """Return the periodic Hann window, float64 [length], that mel front ends use."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)

@@ -9,13 +9,14 @@ from keras import ops
 from preprocess.segments import SegmentReader, list_segments
 from train.losses import Loss
 from train.metrics import average_precision, in_top
-from train.scoring import mean_scores, segment_logits
+from train.scoring import recording_scores, segment_logits, split
 
 
 class MAPCallback(keras.callbacks.Callback):
     """Adds val_loss, val_acc, val_map, val_map_background, val_top1 and val_top5 to the logs of an epoch.
 
-    val_loss and val_acc are means over segments, the others over recordings. It comes before every callback
+    val_acc is a mean over segments, val_loss too unless the loss compares whole recordings, the others are means
+    over recordings. It comes before every callback
     that uses these values.
     """
 
@@ -53,17 +54,28 @@ class MAPCallback(keras.callbacks.Callback):
         logits = segment_logits(self.scored, self.reader, self.owners, self.starts, self.batch_size)
         label_of = dict(zip(self.recordings.tolist(), self.labels.tolist(), strict=True))
         labels = np.array([label_of[owner] for owner in self.owners.tolist()])
-        targets = np.eye(logits.shape[1], dtype=np.float32)[labels]
-        scores = mean_scores(ops.convert_to_numpy(self.loss.scores(logits)), self.owners, self.recordings)
+        scores = recording_scores(self.loss, logits, self.owners, self.recordings)
+        best = np.argmax(logits[:, : scores.shape[1]], axis=1)
         scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
         return {
-            "val_loss": float(np.mean(ops.convert_to_numpy(self.loss.compute(targets, logits)))),
-            "val_acc": float(np.mean((np.argmax(logits, axis=1) == labels) & np.isfinite(logits).all(axis=1))),
+            "val_loss": self._mean_loss(logits, labels),
+            "val_acc": float(np.mean((best == labels) & np.isfinite(logits).all(axis=1))),
             "val_map": float(np.mean(average_precision(scores, self.main))),
             "val_map_background": float(np.mean(average_precision(scores, self.relevant))),
             "val_top1": float(np.mean(in_top(scores, self.labels, 1))),
             "val_top5": float(np.mean(in_top(scores, self.labels, 5))),
         }
+
+    def _mean_loss(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Return the mean loss over segments, or over recordings where the loss compares those."""
+        one_hot = np.eye(self.loss.classes(logits.shape[1]), dtype=np.float32)
+        if not self.loss.whole:
+            return float(np.mean(ops.convert_to_numpy(self.loss.compute(one_hot[labels], logits[:, None]))))
+        losses = [
+            self.loss.compute(one_hot[label][None], own[None])
+            for label, own in zip(self.labels, split(logits, self.owners, self.recordings), strict=True)
+        ]
+        return float(np.mean([ops.convert_to_numpy(value) for value in losses]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the figures into the logs."""

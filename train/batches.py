@@ -3,19 +3,21 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from config import PipelineError, Train
 from preprocess.segments import SegmentReader, list_segments
 
 PREFETCH_BATCHES = 4
 
 
 class Batches:
-    """An endless iterator over ([codes, targets], dummy) from a given epoch on, filled by a thread.
+    """An endless iterator over ([codes, targets, *companions], dummy) from a given epoch on, filled by a thread.
 
-    All batches have the same size: the last one of an epoch is filled up from the epoch's beginning.
+    All batches have the same size: the last one of an epoch is filled up from the epoch's beginning. With bags, an
+    epoch holds every recording once for each `bag` segments that it has, and `bag` segments in a row are of one.
     """
 
     def __init__(
@@ -23,40 +25,115 @@ class Batches:
         reader: SegmentReader,
         recordings: np.ndarray,
         targets: np.ndarray,
-        batch_size: int,
-        seed: int,
-        random_windows: bool,
+        train: Train,
+        needs: Sequence[str] = (),
+        noise: SegmentReader | None = None,
     ) -> None:
         """Plan the batches.
 
         Args:
             reader: the view.
             recordings: indices of the training recordings in the reader.
-            targets: float32 [all recordings, classes], in the order of the reader.
-            batch_size: segments per batch.
-            seed: of the order and of the windows.
-            random_windows: draw the start of every segment anew for each epoch.
+            targets: float32 [all recordings, classes], in the order of the reader; 1 is the main species.
+            train: batch_size, bag, seed, random_windows, random_padding and noise_class are used.
+            needs: further segments per item: "companion" is of a recording of the same species, "noise" of `noise`.
+            noise: the view of the frames that the mask took for noise.
+
+        Raises:
+            PipelineError: if noise is needed and there is none, or bags do not fit into a batch.
         """
-        self.reader, self.targets, self.seed, self.random_windows = reader, targets, seed, random_windows
+        self.reader, self.recordings, self.targets, self.train = reader, recordings, targets, train
+        self.needs, self.noise = tuple(needs), noise
         self.owners, self.starts = list_segments(reader, recordings)
-        self.batch_size = batch_size
-        self.steps = -(-len(self.owners) // batch_size)
+        self.batch_size = train.batch_size
         self.latest = np.array([max(0, reader.frames_left(int(i)) - reader.segment_frames) for i in self.owners])
+        self.first = self.latest * 0
+        if train.random_padding:
+            self.first = np.minimum(
+                0, np.array([reader.frames_left(int(i)) - reader.segment_frames for i in self.owners])
+            )
+        if train.batch_size % train.bag:
+            raise PipelineError(
+                f"Invalid value for train.bag. Received: {train.bag}. "
+                f"Expected: a divisor of train.batch_size, {train.batch_size}."
+            )
+        self.noisy = round(train.noise_class * train.batch_size / train.bag) * train.bag  # segments per batch
+        if train.noise_class and not 0 < self.noisy < train.batch_size:
+            raise PipelineError(
+                f"Invalid value for train.noise_class. Received: {train.noise_class:g}. Expected: a share that leaves "
+                f"at least one bag of {train.bag} for noise and one for species, of {train.batch_size} segments."
+            )
+        counts = np.unique(self.owners, return_counts=True)[1]
+        segments = int(np.sum(-(-counts // train.bag))) * train.bag
+        self.steps = -(-segments // (self.batch_size - self.noisy))
+        self.same: dict[int, np.ndarray] = {}
+        if "companion" in self.needs:
+            main = targets[recordings].argmax(axis=1)
+            self.same = {int(i): recordings[main == label] for i, label in zip(recordings, main, strict=True)}
+        if "noise" in self.needs or self.noisy:
+            self.sources = recordings[noise.lengths[recordings] > 0] if noise else recordings[:0]
+            if not len(self.sources):
+                raise PipelineError(
+                    "Noise is asked for (train.augment.noise or train.noise_class), but the mask of the recipe "
+                    "leaves no noise frames. Take the recipe birdclef2016 or sprengel2016."
+                )
         self.waited = 0.0  # seconds in which a batch was asked for and none was ready
         self._stopped = threading.Event()
 
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the batches of one epoch: codes [batch, frames, bins] and targets [batch, classes]."""
-        rng = np.random.default_rng([self.seed, number])
-        order = np.resize(rng.permutation(len(self.owners)), self.steps * self.batch_size)
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield the batches of one epoch: codes [batch, frames, ...], targets [batch, classes], and what is needed."""
+        rng = np.random.default_rng([self.train.seed, number])
+        take = self.batch_size - self.noisy
+        if self.train.bag == 1:
+            order = np.resize(rng.permutation(len(self.owners)), self.steps * take)
+        else:
+            order = self._bags(rng, take)
         starts = self.starts
-        if self.random_windows:
-            starts = rng.integers(0, self.latest + 1)
-        for low in range(0, len(order), self.batch_size):
-            part = order[low : low + self.batch_size]
-            yield self.reader.read(self.owners[part], starts[part]), self.targets[self.owners[part]]
+        if self.train.random_windows:
+            starts = rng.integers(self.first, self.latest + 1)
+        elif self.train.random_padding:
+            starts = np.where(self.first < 0, rng.integers(self.first, 1), starts)
+        extra = np.random.default_rng([self.train.seed, 4, number])
+        for low in range(0, len(order), take):
+            part = order[low : low + take]
+            owners, begin = self.owners[part], starts[part]
+            if self.train.bag > 1 and self.train.random_windows:
+                begin = extra.integers(self.first[part], self.latest[part] + 1)
+            batch = [self.reader.read(owners, begin), self.targets[owners]]
+            if self.noisy:
+                quiet = np.zeros((self.noisy, self.targets.shape[1]), np.float32)
+                quiet[:, -1] = 1
+                batch[0] = np.concatenate([batch[0], self._noise(extra, self.noisy)])
+                batch[1] = np.concatenate([batch[1], quiet])
+            for need in self.needs:
+                batch.append(
+                    self._noise(extra, self.batch_size) if need == "noise" else self._same(extra, owners, batch)
+                )
+            yield tuple(batch)
 
-    def stream(self, first_epoch: int) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
+    def _bags(self, rng: np.random.Generator, take: int) -> np.ndarray:
+        """Return segment numbers such that every `bag` in a row are of one recording, in a random order of bags."""
+        bag, bags = self.train.bag, []
+        for recording in self.recordings:
+            own = rng.permutation(np.flatnonzero(self.owners == recording))
+            bags += [np.resize(own[low : low + bag], bag) for low in range(0, len(own), bag)]
+        order = np.resize(rng.permutation(len(bags)), self.steps * take // bag)
+        return np.concatenate([bags[i] for i in order])
+
+    def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return a segment of another recording of the same species per item; noise goes with itself."""
+        others = np.array([rng.choice(self.same[int(i)]) for i in owners])
+        latest = np.array([max(0, self.reader.frames_left(int(i)) - self.reader.segment_frames) for i in others])
+        companions = self.reader.read(others, rng.integers(0, latest + 1))
+        return np.concatenate([companions, codes[len(owners) :]]) if self.noisy else companions
+
+    def _noise(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Return random segments of noise."""
+        chosen = rng.choice(self.sources, count)
+        latest = np.array([max(0, self.noise.frames_left(int(i)) - self.noise.segment_frames) for i in chosen])
+        return self.noise.read(chosen, rng.integers(0, latest + 1))
+
+    def stream(self, first_epoch: int) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
         """Yield batches for `keras.Model.fit`, one epoch after the other, read ahead by a thread."""
         ready: queue.Queue = queue.Queue(PREFETCH_BATCHES)
         self._stopped = stopped = threading.Event()

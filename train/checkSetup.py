@@ -37,15 +37,12 @@ def check(config: Config) -> None:
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK):
             raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
-    from train.augment import open_augmentations
     from train.losses import open_loss
-    from train.network import build_model, open_optimizer
+    from train.network import build_model, build_trainer
     from train.trainModel import hardware
 
-    open_loss(config.train.loss)
-    open_augmentations(config.train.augment)
-    open_optimizer(config, 1)
-    build_model(config, recipe.encoding, int(recipe.edges[-1]), 2)
+    loss = open_loss(config.train.loss)
+    build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 2), loss, 1)
     free = shutil.disk_usage(nearest).free
     log(
         f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; "

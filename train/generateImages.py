@@ -23,31 +23,48 @@ import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
 
-from config import Config, PipelineError
+from config import Config, Features, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
 
 RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
+SPREAD = (1, 99.8)  # percentiles of a segment from black to white, where values are of another kind
 GAP = 4  # white pixels between raw and masked
 SEGMENTS_PER_TASK = 256
 
 
 def to_picture(codes: np.ndarray, scale_factor: float, add_offset: float) -> np.ndarray:
     """Return a segment [frames, bins] as grey levels, uint8 [bins, frames], low frequencies at the bottom."""
-    low, high = RANGE
-    levels = (codes.T[::-1].astype(np.float32) * scale_factor + add_offset - low) * (255 / (high - low))
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    return to_levels(codes.astype(np.float32) * scale_factor + add_offset, RANGE)
 
 
-def draw(view: SegmentReader, recording: int, start: int) -> np.ndarray:
-    """Return the picture of one segment, uint8 [bins, frames]."""
-    codes = view.read([recording], [start])[0]
-    return to_picture(codes, view.encoding.scale_factor, view.encoding.add_offset)
+def to_levels(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Return values [frames, bins(, 3)] as levels between two limits, uint8 [bins, frames(, 3)]."""
+    low, high = limits
+    levels = (values - low) * (255 / max(high - low, 1e-6))
+    return np.clip(levels, 0, 255).astype(np.uint8).swapaxes(0, 1)[::-1]
 
 
-def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, start: int) -> np.ndarray:
+def draw(view: SegmentReader, recording: int, start: int, features: Features) -> np.ndarray:
+    """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels."""
+    codes, encoding = view.read([recording], [start])[0], view.encoding
+    if features.recipe == "birdclef2016":
+        return to_picture(codes, encoding.scale_factor, encoding.add_offset)
+    values = codes.astype(np.float32) * encoding.scale_factor + encoding.add_offset
+    if encoding.dtype == "int16":  # sound: as the front end in the model sees it
+        from train.frontend import open_frontend
+
+        values = np.asarray(open_frontend(features, values.size)(values.reshape(1, -1)))[0]
+    if values.ndim == 3 and values.shape[2] != 3:
+        values = values[..., 0]
+    return to_levels(values, tuple(np.percentile(values, SPREAD)))
+
+
+def draw_beside_raw(
+    view: SegmentReader, raw: SegmentReader, recording: int, start: int, features: Features
+) -> np.ndarray:
     """Return a segment as it was recorded, and below it as the network sees it, uint8 [2 * bins + GAP, frames].
 
     Where the view drops frames the two do not cover the same stretch: the raw one begins at the same share of the
@@ -55,9 +72,9 @@ def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, sta
     """
     share = start / max(1, view.frames_left(recording) - view.segment_frames)
     latest = max(0, raw.frames_left(recording) - raw.segment_frames)
-    above = draw(raw, recording, round(min(1.0, share) * latest))
-    gap = np.full((GAP, above.shape[1]), 255, np.uint8)
-    return np.concatenate([above, gap, draw(view, recording, start)])
+    above = draw(raw, recording, round(min(1.0, share) * latest), features)
+    gap = np.full((GAP, *above.shape[1:]), 255, np.uint8)
+    return np.concatenate([above, gap, draw(view, recording, start, features)])
 
 
 def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: int) -> int:
@@ -85,6 +102,8 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
     for home in {path.parent for _, _, path in tasks}:
         home.mkdir(parents=True, exist_ok=True)
     chunks = [tasks[i : i + SEGMENTS_PER_TASK] for i in range(0, len(tasks), SEGMENTS_PER_TASK)]
+    if config.features.frontend.name:  # each process would load the whole of the network's library
+        jobs = 1
     work = Parallel(n_jobs=min(jobs, len(chunks)), return_as="generator_unordered")(
         delayed(_draw_all)(config, part, chunk, raw) for chunk in chunks
     )
@@ -98,7 +117,9 @@ def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw
     view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
     plain = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
     for recording, start, path in tasks:
-        pixels = draw_beside_raw(view, plain, recording, start) if raw else draw(view, recording, start)
+        pixels = (
+            draw_beside_raw(view, plain, recording, start, features) if raw else draw(view, recording, start, features)
+        )
         partial = path.with_name(path.name + ".part")
         Image.fromarray(pixels).save(partial, "PNG", compress_level=1)  # 1: ten times faster than 9, a tenth larger
         partial.replace(path)

@@ -1,4 +1,4 @@
-"""The whole model: codes from the store -> decoding and normalisation -> network -> logits."""
+"""The whole model: codes from the store -> decoding (-> front end) -> normalisation -> network -> logits."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,11 @@ import numpy as np
 from keras import ops
 
 from config import Config, ConfigError, Part, bind, check_choice
-from preprocess.recipes import Encoding
+from preprocess.recipes import Encoding, open_recipe
 from preprocess.segments import SegmentReader
-from train.augment import open_augmentations
-from train.losses import Loss
+from train.augment import needs, open_augmentations
+from train.frontend import open_frontend
+from train.losses import Loss, needs_attention
 from train.models import open_network
 
 STATISTICS_SEGMENTS = 4096  # segments that the mean and deviation of the bins are estimated from
@@ -37,31 +38,71 @@ OPTIMIZERS = {
 }
 
 
-class Standardise(keras.layers.Layer):
-    """Turns codes [batch, frames, bins] into images [batch, bins, frames, 1]: decoded, then (x - mean) / deviation.
+class Decode(keras.layers.Layer):
+    """Turns codes [batch, frames, bins(, channels)] into values, or those of sound into samples [batch, samples]."""
 
-    Mean and deviation, float32 [bins], are weights and so travel with the network.
-    """
-
-    def __init__(self, encoding: Encoding, bins: int, **kwargs: Any) -> None:
-        """Start with mean 0 and deviation 1."""
+    def __init__(self, encoding: Encoding, **kwargs: Any) -> None:
+        """Keep how values are stored."""
         super().__init__(**kwargs)
-        self.encoding, self.bins = encoding, bins
-        self.mean = self.add_weight(shape=(bins,), initializer="zeros", trainable=False, dtype="float32", name="mean")
-        self.deviation = self.add_weight(
-            shape=(bins,), initializer="ones", trainable=False, dtype="float32", name="deviation"
-        )
+        self.encoding = encoding
 
     def call(self, codes: Any) -> Any:
-        """Decode, normalise and turn time into the second axis."""
-        gain = self.encoding.scale_factor / self.deviation
-        offset = (self.encoding.add_offset - self.mean) / self.deviation
-        image = ops.cast(codes, "float32") * gain + offset
-        return ops.expand_dims(ops.transpose(image, (0, 2, 1)), -1)
+        """Return float32 values."""
+        values = ops.cast(codes, "float32") * self.encoding.scale_factor + self.encoding.add_offset
+        return ops.reshape(values, (-1, codes.shape[1] * codes.shape[2])) if self.is_sound else values
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the store holds samples."""
+        return self.encoding.dtype == "int16"
 
     def compute_output_shape(self, shape: tuple) -> tuple:
-        """Return [batch, bins, frames, 1]."""
-        return shape[0], shape[2], shape[1], 1
+        """Return the shape of the values."""
+        return (shape[0], shape[1] * shape[2]) if self.is_sound else shape
+
+
+class Standardise(keras.layers.Layer):
+    """Turns values [batch, frames, bins(, channels)] into normalised images [batch, bins, frames, channels].
+
+    Mean and deviation, float32 [bins(, channels)], are weights and so travel with the network. With "item" every
+    segment is scaled to -1 ... 1 by its own extremes; they never depend on the other segments of a batch.
+    """
+
+    def __init__(self, shape: tuple[int, ...], how: str, dynamic_range: float, **kwargs: Any) -> None:
+        """Start with mean 0 and deviation 1; `shape` is that of a frame, `dynamic_range` 0 leaves all values."""
+        super().__init__(**kwargs)
+        self.how, self.dynamic_range = how, dynamic_range
+        self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, dtype="float32", name="mean")
+        self.deviation = self.add_weight(
+            shape=shape, initializer="ones", trainable=False, dtype="float32", name="deviation"
+        )
+
+    def limit(self, values: Any) -> Any:
+        """Raise values that lie more than the dynamic range below the largest of their segment."""
+        if not self.dynamic_range:
+            return values
+        top = ops.max(values, axis=tuple(range(1, len(values.shape))), keepdims=True)
+        return ops.maximum(values, top - self.dynamic_range)
+
+    def call(self, values: Any) -> Any:
+        """Limit, normalise and turn time into the second axis."""
+        image = self.limit(values)
+        if self.how == "item":
+            axes = tuple(range(1, len(values.shape)))
+            low, high = ops.min(image, axis=axes, keepdims=True), ops.max(image, axis=axes, keepdims=True)
+            image = (image - low) / ops.maximum(high - low, MIN_DEVIATION) * 2 - 1
+        else:
+            image = (image - self.mean) / self.deviation
+        return ops.transpose(image, (0, 2, 1, 3)) if len(image.shape) == 4 else image_of(image)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """Return [batch, bins, frames, channels]."""
+        return shape[0], shape[2], shape[1], (shape[3] if len(shape) == 4 else 1)
+
+
+def image_of(values: Any) -> Any:
+    """Return [batch, bins, frames, 1] of [batch, frames, bins]."""
+    return ops.expand_dims(ops.transpose(values, (0, 2, 1)), -1)
 
 
 @contextmanager
@@ -75,8 +116,10 @@ def precision(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def build_model(config: Config, encoding: Encoding, bins: int, classes: int) -> keras.Model:
-    """Return the model from codes [batch, segment_frames, bins] to logits, float32 [batch, classes].
+def build_model(config: Config, encoding: Encoding, shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Return the model from codes [batch, segment_frames, *shape] to logits, float32 [batch, outputs].
+
+    Outputs are the classes, one more with a noise class, and twice as many with attention pooling.
 
     Raises:
         ConfigError: if the network or an option is unknown, or the segments are too small for the network.
@@ -84,43 +127,76 @@ def build_model(config: Config, encoding: Encoding, bins: int, classes: int) -> 
     build, options = open_network(config.model)
     frames = config.features.segment_frames
     with precision(config.train.precision):
-        codes = keras.Input((frames, bins), dtype=encoding.dtype, name="codes")
+        codes = keras.Input((frames, *shape), dtype=encoding.dtype, name="codes")
+        decode = Decode(encoding, dtype="float32", name="decode")
+        values = decode(codes)
+        if decode.is_sound:
+            values = open_frontend(config.features, frames * shape[0])(values)
+        elif config.features.frontend.name:
+            raise ConfigError(
+                f"Invalid value for features.frontend. Received: {config.features.frontend.name!r} with "
+                f"features.recipe = {config.features.recipe}. Expected: nothing; only the recipe waveform takes one."
+            )
+        image = Standardise(
+            values.shape[2:], config.model.normalise, config.model.dynamic_range, dtype="float32", name="standardise"
+        )(values)
         try:
-            network = build((bins, frames, 1), classes, **options)
+            network = build(image.shape[1:], classes, **options)
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
             reason = " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())[:240]
             raise ConfigError(
-                f"The network {config.model.network} does not fit segments of {bins} bins x {frames} frames: {reason}"
+                f"The network {config.model.network} does not fit segments of {image.shape[1]} bins x "
+                f"{image.shape[2]} frames: {reason}"
             ) from None
-        return keras.Model(
-            codes, network(Standardise(encoding, bins, dtype="float32", name="standardise")(codes)), name=network.name
-        )
+        if needs_attention(config.train.loss):
+            network = add_attention(network, classes)
+        return keras.Model(codes, network(image), name=network.name)
+
+
+def add_attention(network: keras.Model, classes: int) -> keras.Model:
+    """Return a network with one more output per class, beside the logits: its weight among a recording's segments."""
+    weights = keras.layers.Dense(classes, dtype="float32", name="attention")(network.layers[-1].input)
+    joined = keras.layers.Concatenate(dtype="float32")([network.output, weights])
+    return keras.Model(network.input, joined, name=network.name)
 
 
 def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoch: int) -> keras.Model:
     """Return a compiled model around `model` that augments and learns.
 
-    It takes [codes, targets] and returns logits and (augmented) targets side by side, [batch, 2 * classes], so
-    that the loss sees both; it shares all its weights with `model`.
+    It takes [codes, targets, *companions] and returns logits and (augmented) targets side by side,
+    [batch, outputs + classes], so that the loss sees both; it shares all its weights with `model`. Companions are
+    the further segments that augmentations ask for (see `augment.needs`), shaped like the codes.
     """
-    standardise, network = model.layers[-2], model.layers[-1]
-    classes = model.output_shape[-1]
+    decode, standardise, network = model.get_layer("decode"), model.get_layer("standardise"), model.layers[-1]
+    outputs, classes = model.output_shape[-1], loss.classes(model.output_shape[-1])
+    layers = open_augmentations(config.train.augment, open_recipe(config.features), config.train.bag)
     with precision(config.train.precision):
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
-        image, targets = standardise(codes), given
-        for layer in open_augmentations(config.train.augment):
-            image, targets = layer(image, targets)
+        others = {
+            need: keras.Input(model.input_shape[1:], dtype=model.input.dtype, name=need) for need in needs(layers)
+        }
+        values, targets = decode(codes), given
+        for layer in layers:
+            if layer.domain != "image":
+                further = [decode(others[layer.need])] if layer.need else []
+                values, targets = layer(values, targets, *further)
+        if decode.is_sound:
+            values = model.get_layer("frontend")(values)
+        image = standardise(values)
+        for layer in layers:
+            if layer.domain == "image":
+                image, targets = layer(image, targets)
         joined = keras.layers.Concatenate(dtype="float32")([network(image), targets])
-    trainer = keras.Model([codes, given], joined)
+    trainer = keras.Model([codes, given, *others.values()], joined)
 
-    def compute(_: Any, outputs: Any) -> Any:
-        return loss.compute(outputs[:, classes:], outputs[:, :classes])
+    def compute(_: Any, joined: Any) -> Any:
+        return loss.over_batch(joined[:, outputs:], joined[:, :outputs], config.train.bag)
 
-    def acc(_: Any, outputs: Any) -> Any:
-        hits = ops.argmax(outputs[:, :classes], axis=-1) == ops.argmax(outputs[:, classes:], axis=-1)
+    def acc(_: Any, joined: Any) -> Any:
+        hits = ops.argmax(joined[:, :classes], axis=-1) == ops.argmax(joined[:, outputs:], axis=-1)
         return ops.cast(hits, "float32")
 
     # XLA also pays on the CPU: 22 instead of 32 ms per segment (alexnet, 2 cores); Keras leaves it off there.
@@ -184,32 +260,35 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
 def fit_statistics(
     model: keras.Model, reader: SegmentReader, segments: Sequence[np.ndarray], how: str, seed: int
 ) -> None:
-    """Set mean and deviation of the model's input from segments of the training split.
+    """Set mean and deviation of the network's input from segments of the training split.
 
     Args:
         model: from `build_model`.
         reader: the view.
         segments: recordings and first frames, as from `list_segments`.
-        how: "bin", "global" or "none" (mean 0, deviation 1: the values as they are stored).
+        how: "bin", "global", "item" or "none" (the last two: mean 0, deviation 1).
         seed: of the choice of at most `STATISTICS_SEGMENTS` segments.
     """
-    bins = reader.bins
-    mean, deviation = np.zeros(bins), np.ones(bins)
-    if how != "none":
+    stage = model.get_layer("standardise")
+    shape = tuple(stage.mean.shape)
+    mean, deviation = np.zeros(shape), np.ones(shape)
+    if how in ("bin", "global"):
+        before = model.layers[: model.layers.index(stage)]
         owners, starts = segments
         chosen = np.sort(np.random.default_rng(seed).permutation(len(owners))[:STATISTICS_SEGMENTS])
-        total, squares, count = np.zeros(bins), np.zeros(bins), 0
+        total, squares, count = np.zeros(shape), np.zeros(shape), 0
         for low in range(0, len(chosen), 64):
             part = chosen[low : low + 64]
-            values = reader.read(owners[part], starts[part]).reshape(-1, bins).astype(np.float64)
-            values = values * reader.encoding.scale_factor + reader.encoding.add_offset
+            values = reader.read(owners[part], starts[part])
+            for layer in before[1:]:  # without the input
+                values = layer(values)
+            values = ops.convert_to_numpy(stage.limit(values)).reshape(-1, *shape).astype(np.float64)
             total += values.sum(axis=0)
             squares += (values**2).sum(axis=0)
             count += len(values)
         if how == "global":
-            total, squares = np.full(bins, total.mean()), np.full(bins, squares.mean())
+            total, squares = np.full(shape, total.mean()), np.full(shape, squares.mean())
         mean = total / count
         deviation = np.maximum(np.sqrt(np.maximum(squares / count - mean**2, 0)), MIN_DEVIATION)
-    stage = model.get_layer("standardise")
     stage.mean.assign(mean.astype(np.float32))
     stage.deviation.assign(deviation.astype(np.float32))

@@ -2,7 +2,7 @@
 
 config.toml                     resolved
 classes.csv                     in the order of the outputs
-features.json                   recipe, encoding and bins; fingerprint of the shards it was trained on
+features.json                   recipe, encoding and shape; fingerprint of the shards it was trained on
 split.csv                       which recordings were for training, validation and holdout
 best_val_{map,loss,acc}.weights.h5
 state.h5                        weights, optimizer and history of the last epoch, to resume from
@@ -40,7 +40,7 @@ class FeatureStamp:
 
     recipe: str  # JSON of the resolved recipe
     encoding: Encoding
-    bins: int
+    shape: tuple[int, ...]  # of a frame: bins, or bins and channels
     fingerprint: str  # of the inputs of all training shards
 
 
@@ -117,7 +117,8 @@ class Run:
         path = self.folder / "features.json"
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            return FeatureStamp(**(facts | {"encoding": Encoding(**facts["encoding"])}))
+            encoding, shape = Encoding(**facts["encoding"]), tuple(map(int, facts["shape"]))
+            return FeatureStamp(**(facts | {"encoding": encoding, "shape": shape}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PipelineError(f"{path} is missing or damaged: {error}") from None
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import ops
 
 from preprocess.segments import SegmentReader, list_segments
 from train.losses import Loss
@@ -37,10 +36,33 @@ def mean_scores(scores: np.ndarray, owners: np.ndarray, recordings: Sequence[int
     return sums / counts[:, None]
 
 
+def recording_scores(
+    loss: Loss, logits: np.ndarray, owners: np.ndarray, recordings: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Return the scores of recordings by the rule of the loss, float64 [recordings, species].
+
+    Args:
+        loss: of the training.
+        logits: of segments, float32 [segments, outputs].
+        owners: the recording of each segment, in any order.
+        recordings: in the order of the result; each owns at least one segment.
+    """
+    if not loss.whole:
+        return mean_scores(loss.segment_scores(logits), owners, recordings)
+    return np.stack([loss.recording_scores(own) for own in split(logits, owners, recordings)]).astype(np.float64)
+
+
+def split(logits: np.ndarray, owners: np.ndarray, recordings: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Return the logits of each recording's segments, [its segments, outputs]."""
+    order = np.argsort(owners, kind="stable")
+    low = np.searchsorted(owners[order], recordings, "left")
+    high = np.searchsorted(owners[order], recordings, "right")
+    return [logits[order[i:j]] for i, j in zip(low, high, strict=True)]
+
+
 def score_recordings(
     model: keras.Model, loss: Loss, reader: SegmentReader, recordings: Sequence[int] | np.ndarray, batch: int
 ) -> np.ndarray:
-    """Return the scores of recordings, float64 [recordings, classes]."""
+    """Return the scores of recordings, float64 [recordings, species]."""
     owners, starts = list_segments(reader, recordings)
-    logits = segment_logits(model, reader, owners, starts, batch)
-    return mean_scores(ops.convert_to_numpy(loss.scores(logits)), owners, recordings)
+    return recording_scores(loss, segment_logits(model, reader, owners, starts, batch), owners, recordings)

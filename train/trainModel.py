@@ -50,11 +50,14 @@ class Dataset:
         """Return the indices of one side."""
         return np.flatnonzero(self.sides == name)
 
-    def targets(self, background_weight: float) -> np.ndarray:
-        """Return float32 [recordings, classes]: 1 for the main species, the weight for background species."""
+    def targets(self, background_weight: float, noise_class: bool = False) -> np.ndarray:
+        """Return float32 [recordings, classes]: 1 for the main species, the weight for background species.
+
+        With a noise class there is one more column, 0 for all of them.
+        """
         targets = self.background.astype(np.float32) * np.float32(background_weight)
         targets[np.arange(len(self.labels)), self.labels] = 1
-        return targets
+        return np.pad(targets, [(0, 0), (0, int(noise_class))])
 
 
 def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
@@ -115,23 +118,27 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
     """Run the epochs that are missing and write the final figures; start is called once the model is built."""
     import keras
 
+    from train.augment import needs, open_augmentations
     from train.batches import Batches
-    from train.losses import open_loss
+    from train.losses import class_weights, open_loss
     from train.MAPCallback import MAPCallback
     from train.network import build_model, build_trainer, fit_statistics
 
     keras.utils.set_random_seed(config.train.seed)
-    loss = open_loss(config.train.loss)
     reader, training, validation = data.reader, data.side("train"), data.side("validation")
-    batches = Batches(
-        reader,
-        training,
-        data.targets(config.train.background_weight),
-        config.train.batch_size,
-        config.train.seed,
-        config.train.random_windows,
+    noise_class = config.train.noise_class > 0
+    weights = class_weights(
+        config.train.class_weights,
+        [*np.bincount(data.labels[training], minlength=len(data.species)), *[len(training)] * noise_class],
     )
-    model = build_model(config, reader.encoding, reader.bins, len(data.species))
+    loss = open_loss(config.train.loss, noise_class, weights)
+    wanted = needs(open_augmentations(config.train.augment, open_recipe(config.features)))
+    noise = None
+    if noise_class or "noise" in wanted:
+        noise = SegmentReader(reader.shards, config.features.segment_frames, mask=False, drop_columns=True, noise=True)
+    targets = data.targets(config.train.background_weight, noise_class)
+    batches = Batches(reader, training, targets, config.train, wanted, noise)
+    model = build_model(config, reader.encoding, reader.shape, len(data.species) + noise_class)
     fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)
@@ -289,7 +296,7 @@ def stamp_features(config: Config, shards: Sequence[Shard], reader: SegmentReade
         stamp = read_stamp(shard.path)
         digest.update((stamp[0] if stamp else "").encode())
     recipe = describe(open_recipe(config.features), config.features.recipe)
-    return FeatureStamp(recipe, reader.encoding, reader.bins, digest.hexdigest())
+    return FeatureStamp(recipe, reader.encoding, tuple(map(int, reader.shape)), digest.hexdigest())
 
 
 def hardware() -> str:

@@ -5,12 +5,18 @@ A recipe module holds one frozen dataclass named ``Recipe``. Its fields are the 
 
     sample_rate                          # Hz of the WAV files of stage 2
     encoding -> Encoding                 # how values are stored
+    shape                                # of a frame: (bins,) or (bins, channels)
+    units                                # of the decoded values
+    decade                               # what ten times the energy or amplitude adds; None: no logarithms
+    is_amplitude                         # whether values are of amplitude, or of power
     edges -> int64 [bands + 1]           # borders of the mask's bands in bins
     cell_frames                          # frames per cell of the mask
     frame_rate                           # frames per second
-    count_frames(samples) -> int
-    blocks(path) -> Iterator[float32 [frames, bins]]
-    new_mask() -> MaskBuilder
+    count_frames(path, samples) -> int
+    blocks(path) -> Iterator[float32 [frames, *shape]]
+    new_mask() -> MaskBuilder or KeepAll
+
+The same front ends as layers for use inside a model are in train/frontend.py.
 """
 
 import dataclasses
@@ -31,10 +37,13 @@ class Encoding:
     dtype: str
     scale_factor: float
     add_offset: float
+    fill: float = 0.0  # the value of dropped cells and of padding
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return the codes of float32 values, rounded to the nearest and clipped to the range of the type."""
         dtype = np.dtype(self.dtype)
+        if values.dtype == np.int16 == dtype:  # sound is stored as it is
+            return values
         if dtype.kind == "f" and (self.scale_factor, self.add_offset) == (1.0, 0.0):
             return values.astype(dtype)
         codes = values * np.float32(1 / self.scale_factor)
@@ -46,9 +55,9 @@ class Encoding:
         return np.clip(codes, limits.min, limits.max, out=codes).astype(dtype)
 
     @property
-    def zero(self) -> np.generic:
-        """The code of the value 0, which dropped cells and padding get."""
-        return self.encode(np.zeros(1, np.float32))[0]
+    def fill_code(self) -> np.generic:
+        """The code of dropped cells and padding."""
+        return self.encode(np.full(1, self.fill, np.float32))[0]
 
 
 def open_recipe(features: Features) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from config import Between, ConfigError, Positive
 from preprocess.mask import MaskBuilder, band_edges
 from preprocess.recipes import Encoding
-from preprocess.spectrogram import count_frames, log_psd, read_blocks
+from preprocess.spectrogram import count_frames, cut_blocks, log_psd, read_samples
 
 FLOOR = -4.5  # log10(LSB^2/Hz): just under the dither of sox; digital silence becomes this
 STEP = 0.05  # of the uint8 codes in log10, half a decibel; 255 steps reach 8.25, a full-scale sine has 7.1
@@ -60,18 +60,33 @@ class Recipe:
         return band_edges(self.bins, self.bands)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a frame."""
+        return (self.bins,)
+
+    @property
+    def decade(self) -> float:
+        """What ten times the energy adds to a value."""
+        return 1.0
+
+    @property
+    def is_amplitude(self) -> bool:
+        """Values are logarithms of power."""
+        return False
+
+    @property
     def units(self) -> str:
         """Unit of the decoded values."""
         return "log10(LSB^2 Hz-1)"
 
-    def count_frames(self, samples: int) -> int:
-        """Return the number of frames of a recording."""
+    def count_frames(self, path: Path, samples: int) -> int:
+        """Return the number of frames of a recording of so many samples."""
         return count_frames(samples, self.n_fft, self.hop)
 
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the spectrogram of a 16 kHz WAV, float32 [frames, bins], in blocks of whole cells."""
         frames = BLOCK_CELLS * self.cell_frames
-        for samples in read_blocks(path, self.sample_rate, frames, self.n_fft, self.hop):
+        for samples in cut_blocks(read_samples(path, self.sample_rate), frames, self.n_fft, self.hop):
             yield log_psd(samples, self.sample_rate, self.n_fft, self.hop, self.bins, FLOOR)
 
     def new_mask(self) -> MaskBuilder:

@@ -38,8 +38,8 @@ def step_ratio(config: configuration.Config, steps: int, repeats: int) -> None:
     reader = SegmentReader(open_shards(features_folder(config), "train"), 310, True, True)
     classes = 12
     targets = np.eye(classes, dtype=np.float32)[np.arange(len(reader)) % classes]
-    batches = Batches(reader, np.arange(len(reader)), targets, config.train.batch_size, 0, True)
-    model = build_model(config, reader.encoding, reader.bins, classes)
+    batches = Batches(reader, np.arange(len(reader)), targets, config.train)
+    model = build_model(config, reader.encoding, reader.shape, classes)
     trainer = build_trainer(config, model, open_loss(config.train.loss), steps)
     stream = batches.stream(0)
     resident = next(stream)
@@ -77,7 +77,7 @@ def memory_of(folder: Path, copies: int) -> None:
     shards = [shard for k in range(copies) for shard in open_shards(folder / str(k), "train")]
     reader = SegmentReader(shards, 310, True, True)
     targets = np.zeros((len(reader), 12), np.float32)
-    batches = Batches(reader, np.arange(len(reader)), targets, 32, 0, True)
+    batches = Batches(reader, np.arange(len(reader)), targets, configuration.Train())
     stream = batches.stream(0)
     for _ in range(batches.steps):
         next(stream)

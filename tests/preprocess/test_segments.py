@@ -1,5 +1,6 @@
 """The views of the shards against loops that follow the definition."""
 
+import dataclasses
 import mmap
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def make_shard(rng: np.random.Generator, counts: list[int], dtype: str, edges, c
         edges=edges,
         scale_factor=scale,
         add_offset=offset,
+        fill_value=0.0,
         recipe="{}",
     )
 
@@ -197,3 +199,35 @@ class TestOpening:
         assert open_shards(tmp_path, "test") == []  # a corpus may have no test part
         with pytest.raises(PipelineError, match="stage 3"):
             SegmentReader([], 310, True, True)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_negative_start_pads_on_the_left(drop):
+    shard = make_shard(np.random.default_rng(0), [20], "uint8", (0, 3, 5), 4, "a")
+    shard.cells[:] = 1
+    shard.cells[2] = 0 if drop else 1
+    reader = SegmentReader([shard], 40, drop, drop)
+    length = 16 if drop else 20
+    at_front, shifted = reader.read([0], [0])[0], reader.read([0], [-7])[0]
+    np.testing.assert_array_equal(shifted[7 : 7 + length], at_front[:length])
+    assert (np.delete(shifted, np.s_[7 : 7 + length], axis=0) == reader.fill).all()
+
+
+def test_noise_frames_are_what_signal_is_not():
+    shard = make_shard(np.random.default_rng(0), [12], "uint8", (0, 5), 1, "a")
+    shard.cells[:, 0] = [1, 0, 2, 0, 1, 1, 0, 2, 2, 0, 0, 1]
+    signal = SegmentReader([shard], 4, False, True)
+    noise = SegmentReader([shard], 5, False, True, noise=True)
+    assert signal.lengths.tolist() == [4]
+    assert noise.lengths.tolist() == [5]
+    np.testing.assert_array_equal(signal.read([0], [0])[0], shard.frames[[0, 4, 5, 11]])
+    np.testing.assert_array_equal(noise.read([0], [0])[0], shard.frames[[1, 3, 6, 9, 10]])
+
+
+def test_channels_are_masked_alike():
+    plain = make_shard(np.random.default_rng(0), [12, 9], "uint8", (0, 3, 5), 4, "a")
+    frames = np.stack([plain.frames, 255 - plain.frames], axis=-1)
+    both = SegmentReader([dataclasses.replace(plain, frames=frames)], 7, True, True).read([0, 1], [1, 0])
+    for channel, values in enumerate((plain.frames, 255 - plain.frames)):
+        one = SegmentReader([dataclasses.replace(plain, frames=np.ascontiguousarray(values))], 7, True, True)
+        np.testing.assert_array_equal(both[..., channel], one.read([0, 1], [1, 0]))

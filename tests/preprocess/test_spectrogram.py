@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess.audio import AudioError
-from preprocess.spectrogram import count_frames, count_samples, log_psd, read_blocks
+from preprocess.spectrogram import count_frames, count_samples, cut_blocks, log_psd, read_samples
 from tests.preprocess import naive
 
 SETTINGS = (16_000, 512, 256)  # sample rate, n_fft, hop
+
+
+def read_blocks(path, sample_rate, block_frames, n_fft, hop):
+    return cut_blocks(read_samples(path, sample_rate), block_frames, n_fft, hop)
 
 
 def noise(count: int, sigma: float = 1000, seed: int = 0) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The augmentations: what they draw, what they change, and that only training is augmented."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from keras import ops
 
 import config as configuration
 from config import ConfigError, Part
-from preprocess.recipes import Encoding
+from preprocess.recipes import Encoding, logmel, pcen, sprengel2016, vggish, waveform
+from preprocess.recipes.birdclef2016 import Recipe
+from train import augment as augment_module
 from train.augment import FrequencyMask, Mixup, TimeMask, open_augmentations
 from train.losses import open_loss
 from train.network import build_model, build_trainer, precision
@@ -178,10 +182,12 @@ def test_augmentation_stays_in_float32_under_mixed_precision(kind):
 
 
 def test_the_order_is_that_of_the_configuration():
-    layers = open_augmentations({"time_mask": {"width": 3}, "mixup": {"alpha": 2}, "frequency_mask": {"count": 1}})
+    layers = open_augmentations(
+        {"time_mask": {"width": 3}, "mixup": {"alpha": 2}, "frequency_mask": {"count": 1}}, Recipe()
+    )
     assert [type(layer) for layer in layers] == [TimeMask, Mixup, FrequencyMask]
     assert (layers[0].width, layers[0].count, layers[1].alpha, layers[2].count) == (3, 2, 2.0, 1)
-    assert open_augmentations({}) == []
+    assert open_augmentations({}, Recipe()) == []
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,7 @@ def test_the_order_is_that_of_the_configuration():
 )
 def test_bad_settings_are_named(chosen, words):
     with pytest.raises(ConfigError, match=words):
-        open_augmentations(chosen)
+        open_augmentations(chosen, Recipe())
 
 
 def test_only_the_trainer_augments():
@@ -212,7 +218,7 @@ def test_only_the_trainer_augments():
     outputs = {}
     for name, config in (("plain", plain), ("augmented", augmented)):
         keras.utils.set_random_seed(1)
-        model = build_model(config, Encoding("uint8", 0.05, -4.5), 100, 6)
+        model = build_model(config, Encoding("uint8", 0.05, -4.5), (100,), 6)
         trainer = build_trainer(config, model, loss, 1)
         outputs[name] = model.predict_on_batch(codes), ops.convert_to_numpy(trainer([codes, targets]))
     np.testing.assert_array_equal(outputs["plain"][0], outputs["augmented"][0])
@@ -223,3 +229,223 @@ def test_only_the_trainer_augments():
     assert not np.allclose(joined[:, :6], logits, atol=1e-5)
     assert np.count_nonzero(joined[:, 6:]) > 6
     np.testing.assert_allclose(joined[:, 6:].sum(axis=1), 1, atol=1e-6)
+
+
+# The others. `run` gives every item its own random numbers; a layer's source is seeded by `reseed`.
+
+COUNT = 64
+
+
+def run(layer, values, *extra):
+    targets = np.eye(COUNT, 5, dtype=np.float32)
+    found, after = layer(values.astype(np.float32), targets, *extra)
+    np.testing.assert_array_equal(ops.convert_to_numpy(after), targets)
+    assert tuple(found.shape) == values.shape
+    return ops.convert_to_numpy(found)
+
+
+def pictures(seed: int = 0, bins: int = 40, frames: int = 30) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(COUNT, bins, frames, 1)).astype(np.float32)
+
+
+def opened(name: str, recipe=None, **options):
+    return reseed(open_augmentations({name: options}, recipe or Recipe())[0], 11)
+
+
+def test_time_roll_swaps_the_two_parts_of_every_item():
+    values = np.tile(np.arange(50, dtype=np.float32)[None, :, None], (COUNT, 1, 3)) + np.arange(COUNT)[:, None, None]
+    found = run(opened("time_roll"), values)
+    shifts = set()
+    for item, before in zip(found, values, strict=True):
+        shift = int(np.flatnonzero(item[:, 0] == before[0, 0])[0])
+        np.testing.assert_array_equal(item, np.roll(before, shift, axis=0))
+        shifts.add(shift)
+    assert len(shifts) > 15
+    sounds = np.random.default_rng(0).normal(size=(COUNT, 200)).astype(np.float32)
+    np.testing.assert_array_equal(np.sort(run(opened("time_roll", waveform.Recipe()), sounds)), np.sort(sounds))
+
+
+def test_frequency_roll_stays_within_its_share():
+    images = pictures(bins=100)
+    found = run(opened("frequency_roll", share=0.05), images)
+    shifts = []
+    for item, before in zip(found, images, strict=True):
+        fits = [k for k in range(-50, 50) if np.array_equal(np.roll(before, k, axis=0), item)]
+        assert len(fits) == 1
+        shifts += fits
+    assert max(map(abs, shifts)) == 5
+    assert len(set(shifts)) == 11
+
+
+def test_decibel_threshold_by_its_formula():
+    images = pictures()
+    found = run(opened("decibel_threshold", most=0.5), images)
+    cut = []
+    for item, before in zip(found, images, strict=True):
+        x = (before - before.min()) / np.ptp(before)
+        y = (item - before.min()) / np.ptp(before)
+        middle = np.argmin(np.where(y > 1e-3, y, 2).ravel())
+        t = (x.ravel()[middle] - y.ravel()[middle]) / (1 - y.ravel()[middle])  # y = (x - t) / (1 - t) solved for t
+        np.testing.assert_allclose(y, (np.maximum(x, t) - t) / (1 - t), atol=1e-4)
+        cut.append(t)
+    assert 0 <= min(cut) < 0.1 < 0.4 < max(cut) <= 0.5
+
+
+def test_gaussian_noise_has_a_deviation_per_item():
+    deviations = (run(opened("gaussian_noise", most=0.4), pictures()) - pictures()).std(axis=(1, 2, 3))
+    assert deviations.min() < 0.06
+    assert 0.33 < deviations.max() < 0.43
+    assert abs(deviations.mean() - 0.2) < 0.04
+
+
+def test_pixel_drop_sets_single_pixels_to_0():
+    found, before = run(opened("pixel_drop", most=0.2), pictures()), pictures()
+    dropped = found != before
+    assert not found[dropped].any()
+    shares = dropped.mean(axis=(1, 2, 3))
+    assert shares.max() < 0.26
+    assert abs(shares.mean() - 0.1) < 0.02
+
+
+STORES = {
+    "birdclef2016": (Recipe(), lambda power: np.log10(power)),
+    "logmel": (logmel.Recipe(), lambda power: 10 * np.log10(np.sqrt(power))),
+    "logmel-power": (logmel.Recipe(power=2), lambda power: 10 * np.log10(power)),
+    "vggish": (vggish.Recipe(), lambda power: np.log(np.sqrt(power))),
+    "sprengel2016": (sprengel2016.Recipe(), lambda power: np.log10(np.sqrt(power))),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_gain_in_decibels_of_sound(name):
+    recipe, stored = STORES[name]
+    power = np.random.default_rng(0).uniform(1, 100, (COUNT, 20, 8))
+    found = run(opened("gain", recipe, decibels=6.0), stored(power))
+    gains = []
+    for item, before in zip(found, power, strict=True):
+        decibels = np.array([20 * np.log10(g) for g in np.linspace(0.4, 2.1, 3)])  # the law of the store, by a fit
+        slope = np.polyfit(decibels, [np.mean(stored(before * 10 ** (d / 10)) - stored(before)) for d in decibels], 1)
+        gains.append(float(np.mean(item - stored(before)) / slope[0]))
+        assert np.ptp(item - stored(before)) < 1e-4
+    assert -6 <= min(gains) < -5 < 5 < max(gains) <= 6
+
+
+def test_gain_of_sound():
+    sounds = np.random.default_rng(0).normal(size=(COUNT, 100)).astype(np.float32)
+    gains = 20 * np.log10(run(opened("gain", waveform.Recipe(), decibels=6.0), sounds) / sounds)
+    assert np.ptp(gains, axis=1).max() < 1e-3
+    assert -6 <= gains.min() < -5 < 5 < gains.max() <= 6.001
+
+
+def test_fade_of_sound_is_linear_in_decibels_at_both_ends():
+    found = run(opened("fade", waveform.Recipe(), decibels=40.0, longest=0.5), np.ones((COUNT, 400), np.float32))
+    level = 20 * np.log10(found)
+    np.testing.assert_allclose(level[:, [0, -1]], -40, atol=0.1)
+    assert level.max() < 1e-3
+    for item in level:
+        rising = item[: int(np.argmax(item > -1e-3))]
+        np.testing.assert_allclose(np.diff(rising), np.diff(rising)[0] if len(rising) > 1 else 0, atol=1e-3)
+        assert len(rising) <= 202
+    assert np.argmax(level > -1e-3, axis=1).max() > 150
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_same_species_adds_sounds_before_the_logarithm(name):
+    recipe, stored = STORES[name]
+    rng = np.random.default_rng(0)
+    own, other = (rng.uniform(1, 100, (COUNT, 20, 8)) for _ in range(2))
+    kind = np.sqrt if recipe.is_amplitude else (lambda power: power)
+    found = run(opened("same_species", recipe), stored(own), stored(other).astype(np.float32))
+    weights = []
+    for item, x, y in zip(found, kind(own), kind(other), strict=True):
+        summed = 10 ** (item / recipe.decade)  # what was stored, without its logarithm
+        weight = np.sum((summed - y) * (x - y)) / np.sum((x - y) ** 2)
+        np.testing.assert_allclose(summed, weight * x + (1 - weight) * y, rtol=1e-3)
+        weights.append(weight)
+    assert 0.499 <= min(weights) < 0.6 < 0.9 < max(weights) <= 1.001
+
+
+def test_noise_of_three_segments_with_a_damping():
+    rng = np.random.default_rng(0)
+    sounds, noise = (rng.normal(size=(COUNT, 100)).astype(np.float32) for _ in range(2))
+    found = run(opened("noise", waveform.Recipe(), count=3, damping=0.4), sounds, noise)
+    expected = sounds + 0.4 * (noise + np.roll(noise, 1, axis=0) + np.roll(noise, 2, axis=0))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    power = rng.uniform(1, 9, (2, COUNT, 6, 4))
+    found = run(opened("noise", Recipe(), count=1, damping=0.4), np.log10(power[0]), np.log10(power[1]).astype("f"))
+    np.testing.assert_allclose(10**found, power[0] + 0.4 * power[1], rtol=1e-4)
+
+
+def strongest(sound: np.ndarray, rate: int = 16_000) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(sound * np.hanning(len(sound))))) * rate / len(sound))
+
+
+@pytest.mark.parametrize("semitones", [-7.0, -1.0, 0.0, 2.0, 12.0])
+def test_pitch_shift_moves_a_tone_by_semitones_and_keeps_its_length(semitones):
+    time = np.arange(16_000) / 16_000
+    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)[None]
+    factor = np.array([2 ** (semitones / 12)], np.float32)
+    slow = augment_module.stretch(ops.convert_to_tensor(tone), 1 / factor, math.ceil(16_000 * factor[0]) + 1, 1024, 256)
+    found = ops.convert_to_numpy(augment_module.resample(slow, factor, 16_000))[0]
+    assert strongest(found[2000:14_000]) == pytest.approx(1000 * 2 ** (semitones / 12), rel=0.003)
+    assert np.std(found[2000:14_000]) == pytest.approx(np.sqrt(0.5), rel=0.15)  # the vocoder loses up to 1 dB
+
+
+@pytest.mark.parametrize("rate", [0.8, 1.0, 1.25])
+def test_stretch_keeps_the_pitch_and_changes_the_time(rate):
+    time = np.arange(16_000) / 16_000
+    sound = (np.sin(2 * np.pi * 1000 * time) * (time < 0.5)).astype(np.float32)[None]
+    found = ops.convert_to_numpy(
+        augment_module.stretch(ops.convert_to_tensor(sound), np.array([rate], np.float32), 16_000, 1024, 256)
+    )[0]
+    assert found.shape == (16_000,)
+    assert strongest(found[1000:6000]) == pytest.approx(1000, rel=0.005)
+    end = np.flatnonzero(np.abs(found) > 0.3)[-1]
+    assert end / 16_000 == pytest.approx(0.5 / rate, abs=0.04)
+    if rate == 1:
+        np.testing.assert_allclose(found[600:7400], sound[0, 600:7400], atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["time_stretch", "pitch_shift"])
+def test_sound_layers_change_every_item_differently(name):
+    time = np.arange(8000) / 16_000
+    sounds = np.tile(np.sin(2 * np.pi * 2000 * time).astype(np.float32), (COUNT, 1))
+    found = run(opened(name, waveform.Recipe()), sounds)
+    assert np.isfinite(found).all()
+    pitches = np.array([strongest(item[1000:6000]) for item in found])
+    if name == "time_stretch":
+        np.testing.assert_allclose(pitches, 2000, rtol=0.01)
+        assert len({int(np.flatnonzero(np.abs(item) > 0.1)[-1]) // 50 for item in found}) > 5
+    else:
+        semitones = 12 * np.log2(pitches / 2000)
+        assert 0.6 < semitones.std() < 1.4
+        assert np.abs(semitones).max() <= 2.6
+
+
+@pytest.mark.parametrize(("name", "recipe"), [
+    ("pitch_shift", Recipe()), ("time_stretch", logmel.Recipe()), ("gain", pcen.Recipe()), ("noise", pcen.Recipe()),
+])  # fmt: skip
+def test_what_the_store_does_not_allow_is_refused(name, recipe):
+    with pytest.raises(ConfigError, match=f"train.augment.{name}"):
+        open_augmentations({name: {}}, recipe)
+
+
+def test_mixup_of_bags_mixes_whole_recordings():
+    layer = open_augmentations({"mixup": {}}, Recipe(), bag=4)[0]
+    images = np.repeat(np.arange(16, dtype=np.float32), 4).reshape(-1, 1, 1, 1)
+    mixed, targets = layer(images, np.repeat(np.eye(16, dtype=np.float32), 4, axis=0))
+    mixed, targets = ops.convert_to_numpy(mixed).reshape(16, 4), ops.convert_to_numpy(targets).reshape(16, 4, 16)
+    assert (np.ptp(mixed, axis=1) < 1e-6).all()
+    assert (np.ptp(targets, axis=1) < 1e-6).all()
+    weight = targets[np.arange(16), 0, np.arange(16)]
+    np.testing.assert_allclose(
+        mixed[:, 0], weight * np.arange(16) + (1 - weight) * np.roll(np.arange(16), 1), rtol=1e-5
+    )
+
+
+def test_stripes_may_be_filled_with_the_minimum():
+    images = pictures()
+    found = run(opened("time_mask", width=10, count=1, fill="minimum"), images)
+    for item, before in zip(found, images, strict=True):
+        changed = (item != before).any(axis=(0, 2))
+        np.testing.assert_allclose(item[:, changed], before.min(), atol=1e-6)

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from config import PipelineError, Train
 from preprocess.segments import SegmentReader, list_segments
 from train.batches import Batches
 
@@ -34,7 +35,7 @@ class Recorder:
 
 def make(reader, batch_size: int = 4, seed: int = 0, windows: bool = True, recordings=RECORDINGS) -> Batches:
     targets = np.arange(36, dtype=np.float32).reshape(12, 3)
-    return Batches(reader, recordings, targets, batch_size, seed, windows)
+    return Batches(reader, recordings, targets, Train(batch_size=batch_size, seed=seed, random_windows=windows))
 
 
 def drawn(batches: Batches, epoch: int) -> list[tuple[int, int]]:
@@ -220,3 +221,106 @@ def test_waiting_is_counted_where_the_reader_is_slow(reader):
         next(stream)
     stream.close()
     assert 0.15 < batches.waited < 5
+
+
+# Bags, companions and noise
+
+
+def open_batches(reader, needs=(), noise=None, recordings=RECORDINGS, classes: int = 4, **train) -> Batches:
+    """Recording i is of class i % 3; a fourth column is for noise."""
+    targets = np.eye(classes, dtype=np.float32)[np.arange(12) % 3]
+    return Batches(reader, recordings, targets, Train(**train), needs, noise)
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_bags_are_of_one_recording(reader, windows):
+    batches = open_batches(reader, batch_size=12, bag=3, random_windows=windows)
+    pairs = drawn(batches, 1)
+    assert len(pairs) == batches.steps * 12
+    own = [[owner for owner, _ in pairs[low : low + 3]] for low in range(0, len(pairs), 3)]
+    assert all(len(set(bag)) == 1 for bag in own)
+    assert {bag[0] for bag in own} == set(RECORDINGS.tolist())
+    assert pairs == drawn(batches, 1) != drawn(batches, 2)
+
+
+def test_a_bag_must_fit_into_the_batch(reader):
+    with pytest.raises(PipelineError, match=r"train\.bag"):
+        open_batches(reader, batch_size=10, bag=3)
+
+
+def test_companions_are_of_the_same_species(reader):
+    batches = open_batches(reader, ["companion"], batch_size=8, seed=3)
+    batches.reader = Recorder(reader)
+    others = 0
+    for _ in batches.epoch(0):
+        (own, _), (same, _) = batches.reader.read_calls[-2:]
+        assert [i % 3 for i in own] == [i % 3 for i in same]
+        others += sum(a != b for a, b in zip(own, same, strict=True))
+    assert others > 0
+
+
+class NoiseView:
+    """Stands for the view of the noise frames; every value says which recording it is from."""
+
+    segment_frames = 130
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = np.array(lengths)
+
+    def frames_left(self, recording: int) -> int:
+        return int(self.lengths[recording])
+
+    def read(self, recordings, starts):
+        assert all(0 <= s <= max(0, self.lengths[r] - 130) for r, s in zip(recordings, starts, strict=True))
+        return np.stack([np.full((130, 200), 200 + r, np.uint8) for r in recordings])
+
+
+def test_noise_is_of_training_recordings_that_have_some(reader):
+    noise = NoiseView([100 if i % 2 else 0 for i in range(12)])
+    batches = open_batches(reader, ["noise"], noise, batch_size=8)
+    seen = {int(value) - 200 for batch in batches.epoch(0) for value in batch[2][:, 0, 0]}
+    assert seen <= {int(i) for i in RECORDINGS if i % 2}
+    assert seen
+
+
+def test_noise_class_fills_its_share_of_every_batch(reader):
+    noise = NoiseView([500] * 12)
+    batches = open_batches(reader, noise=noise, batch_size=8, noise_class=0.25)
+    assert batches.steps == -(-len(batches.owners) // 6)
+    for codes, targets in batches.epoch(0):
+        assert codes.shape == (8, 130, 200)
+        assert targets[:6, 3].sum() == 0
+        assert targets[6:].tolist() == [[0, 0, 0, 1]] * 2
+        assert (codes[6:] >= 200).all()
+
+
+def test_noise_that_is_not_there_is_named(reader):
+    with pytest.raises(PipelineError, match="no noise frames"):
+        open_batches(reader, ["noise"], NoiseView([0] * 12))
+    with pytest.raises(PipelineError, match=r"train\.noise_class"):
+        open_batches(reader, noise=NoiseView([500] * 12), batch_size=4, noise_class=0.99)
+
+
+def test_random_padding_starts_short_recordings_anywhere():
+    class Short:
+        segment_frames, shape = 10, (2,)
+
+        def frames_left(self, recording):
+            return [4, 25][recording]
+
+        def segment_starts(self, recording):
+            return [[0], [0, 10, 15]][recording]
+
+        def read(self, recordings, starts):
+            self.calls = [*getattr(self, "calls", []), *zip(recordings, starts, strict=True)]
+            return np.zeros((len(recordings), 10, 2), np.uint8)
+
+    for windows in (True, False):
+        view = Short()
+        train = Train(batch_size=2, random_windows=windows, random_padding=True)
+        batches = Batches(view, np.arange(2), np.eye(2, dtype=np.float32), train)
+        for epoch in range(60):
+            list(batches.epoch(epoch))
+        assert {start for owner, start in view.calls if owner == 0} == set(range(-6, 1))
+        longer = {start for owner, start in view.calls if owner == 1}
+        assert longer == (set(range(16)) if windows else {0, 10, 15})

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import config as configuration
-from config import PipelineError
+from config import Features, PipelineError
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
@@ -58,7 +58,7 @@ def test_one_picture_per_segment_in_the_folder_of_its_class(corpus, classes, rea
             path = tmp_path / classes[reader.media_id[i]] / f"{reader.media_id[i]}_{k}.png"
             with Image.open(path) as picture:
                 assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (310, 200))
-                np.testing.assert_array_equal(np.asarray(picture), draw(reader, i, start))
+                np.testing.assert_array_equal(np.asarray(picture), draw(reader, i, start, Features()))
 
 
 def test_low_frequencies_are_at_the_bottom(corpus, classes, tmp_path):
@@ -105,7 +105,7 @@ def test_raw_shows_both(corpus, reader, tmp_path):
         np.testing.assert_array_equal(both[200 + GAP :], np.asarray(Image.open(tmp_path / "masked" / name)))
         recording, first = index[Path(name).stem.split("_")[0]], name.endswith("_0.png")
         start = 0 if first else plain.segment_starts(recording)[-1]
-        np.testing.assert_array_equal(both[:200], draw(plain, recording, start))
+        np.testing.assert_array_equal(both[:200], draw(plain, recording, start, Features()))
         above, below = ((part == dropped).mean() for part in (both[:200], both[200 + GAP :]))
         assert above < 0.1 < 0.3 < below  # the mask takes something away
 

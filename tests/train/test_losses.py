@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from keras import ops
 
 from config import ConfigError, Part
-from train.losses import open_loss
+from train.losses import class_weights, open_loss
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def compute(name: str, targets: np.ndarray, logits: np.ndarray, **options: float) -> np.ndarray:
     loss = open_loss(Part(name, options))
-    return ops.convert_to_numpy(loss.compute(targets.astype(np.float32), logits.astype(np.float32)))
+    return ops.convert_to_numpy(loss.compute(targets.astype(np.float32), logits[:, None].astype(np.float32)))
 
 
 @st.composite
@@ -108,3 +108,129 @@ def test_large_logits_stay_finite(name):
 def test_bad_settings_are_named(part, words):
     with pytest.raises(ConfigError, match=words):
         open_loss(part)
+
+
+# Whole recordings: brute force over bags, in float64
+
+
+@pytest.fixture(scope="module")
+def bags() -> tuple[np.ndarray, np.ndarray]:
+    """Targets [6, 4] and logits [6, 5, 4]."""
+    rng = np.random.default_rng(5)
+    return np.eye(4)[rng.integers(0, 4, 6)], rng.normal(0, 2, (6, 5, 4))
+
+
+def losses_of(part: Part, targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    return ops.convert_to_numpy(open_loss(part).compute(targets.astype("f"), logits.astype("f")))
+
+
+def test_best_frame_by_loops(bags):
+    targets, logits = bags
+    expected = []
+    for target, frames in zip(targets, logits, strict=True):
+        label = target.argmax()
+        best = max(range(5), key=lambda k: frames[k][label])
+        expected.append(-np.log(np.exp(frames[best][label]) / np.exp(frames[best]).sum()))
+    np.testing.assert_allclose(losses_of(Part("best_frame"), targets, logits), expected, rtol=1e-5)
+    scores = open_loss(Part("best_frame")).recording_scores(logits[0].astype("f"))
+    np.testing.assert_allclose(scores, softmax(logits[0].max(axis=0, keepdims=True))[0], rtol=1e-5)
+
+
+def test_best_frame_learns_from_the_best_frame_alone(bags):
+    import tensorflow as tf
+
+    targets, logits = (tf.constant(array, tf.float32) for array in bags)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = tf.reduce_sum(open_loss(Part("best_frame")).compute(targets, logits))
+    gradient = tape.gradient(loss, logits).numpy()
+    learnt = np.abs(gradient).sum(axis=2) > 0
+    assert (learnt.sum(axis=1) == 1).all()
+    own = np.einsum("bkc,bc->bk", *bags[::-1])
+    np.testing.assert_array_equal(learnt.argmax(axis=1), own.argmax(axis=1))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("pool", ["mean", "max", "log_mean_exp", "attention"])
+def test_pooled_by_loops(bags, pool, activation):
+    targets, logits = bags
+    if pool == "attention":
+        logits = np.concatenate([logits, np.random.default_rng(1).normal(size=logits.shape)], axis=2)
+    expected, pooled = [], []
+    for target, frames in zip(targets, logits, strict=True):
+        chance = sigmoid(frames[:, :4]) if activation == "sigmoid" else softmax(frames[:, :4])
+        values = []
+        for c in range(4):
+            own = [float(p) for p in chance[:, c]]
+            weight = np.exp(frames[:, 4 + c]) if pool == "attention" else None
+            values.append({
+                "mean": lambda: sum(own) / 5,  # noqa: B023
+                "max": lambda: max(own),  # noqa: B023
+                "log_mean_exp": lambda: np.log(sum(np.exp(5 * p) for p in own) / 5) / 5,  # noqa: B023
+                "attention": lambda: sum(w * p for w, p in zip(weight / weight.sum(), own, strict=True)),  # noqa: B023
+            }[pool]())  # fmt: skip
+        values = np.array(values)
+        pooled.append(values)
+        if activation == "sigmoid":
+            expected.append(-np.mean(target * np.log(values) + (1 - target) * np.log(1 - values)))
+        else:
+            expected.append(-np.log(values[target.argmax()]))
+    part = Part("pooled", {"pool": pool, "activation": activation})
+    np.testing.assert_allclose(losses_of(part, targets, logits), expected, rtol=1e-4)
+    found = [open_loss(part).recording_scores(frames.astype("f")) for frames in logits]
+    np.testing.assert_allclose(found, pooled, rtol=1e-4)
+
+
+def test_log_mean_exp_lies_between_mean_and_max(bags):
+    scores = {
+        pool: open_loss(Part("pooled", {"pool": pool})).recording_scores(bags[1][0].astype("f"))
+        for pool in ("mean", "log_mean_exp", "max")
+    }
+    assert (scores["mean"] < scores["log_mean_exp"]).all()
+    assert (scores["log_mean_exp"] < scores["max"]).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_by_its_formula(gamma):
+    rng = np.random.default_rng(0)
+    targets, logits = np.eye(4)[rng.integers(0, 4, 6)], rng.normal(0, 2, (6, 4))
+    p = sigmoid(logits)
+    pt, at = np.where(targets == 1, p, 1 - p), np.where(targets == 1, 0.25, 0.75)
+    expected = (-at * (1 - pt) ** gamma * np.log(pt)).mean(axis=1)
+    np.testing.assert_allclose(compute("focal", targets, logits, gamma=gamma), expected, rtol=1e-4)
+    own = softmax(logits)[np.arange(6), targets.argmax(axis=1)]
+    found = losses_of(Part("focal", {"gamma": gamma, "alpha": 1.0, "activation": "softmax"}), targets, logits[:, None])
+    np.testing.assert_allclose(found, -((1 - own) ** gamma) * np.log(own), rtol=1e-4)
+
+
+def test_class_weights_by_hand():
+    assert class_weights("none", [1, 2]) is None
+    np.testing.assert_allclose(class_weights("ten_over_n", [5, 40]), [2, 0.25])
+    np.testing.assert_allclose(class_weights("inverse", [5, 20]), [25 / 2 / 5, 25 / 2 / 20])
+    n = np.array([5, 1000])
+    effective = (1 - 0.999) / (1 - 0.999**n)
+    np.testing.assert_allclose(class_weights("effective", n), effective * 1005 / (effective @ n), rtol=1e-6)
+    for how in ("inverse", "effective"):
+        assert class_weights(how, [3, 9, 700]) @ [3, 9, 700] == pytest.approx(712, rel=1e-5)
+
+
+def test_weights_multiply_the_loss_of_their_class(bags):
+    targets, logits = bags[0].astype("f"), bags[1][:, 0].astype("f")
+    weights = np.array([1, 2, 3, 4], np.float32)
+    plain = open_loss(Part("categorical_crossentropy")).over_batch(targets, logits, 1)
+    found = open_loss(Part("categorical_crossentropy"), weights=weights).over_batch(targets, logits, 1)
+    np.testing.assert_allclose(found, ops.convert_to_numpy(plain) * weights[targets.argmax(axis=1)], rtol=1e-6)
+
+
+def test_over_batch_cuts_bags(bags):
+    targets, logits = (array.astype("f") for array in bags)
+    loss = open_loss(Part("pooled"))
+    found = loss.over_batch(np.repeat(targets, 5, axis=0), logits.reshape(30, 4), 5)
+    np.testing.assert_allclose(found, losses_of(Part("pooled"), *bags), rtol=1e-5)
+
+
+def test_the_noise_class_is_no_species(bags):
+    loss = open_loss(Part("categorical_crossentropy"), noise_class=True)
+    logits = bags[1][0].astype("f")
+    np.testing.assert_allclose(loss.segment_scores(logits), softmax(bags[1][0])[:, :3], rtol=1e-5)
+    np.testing.assert_allclose(loss.recording_scores(logits), softmax(bags[1][0])[:, :3].mean(axis=0), rtol=1e-5)

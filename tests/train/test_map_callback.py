@@ -32,7 +32,7 @@ def config(corpus, tmp_path_factory):
 def model(config, reader):
     """An untrained network whose logits are spread out."""
     keras.utils.set_random_seed(5)
-    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    model = build_model(config, reader.encoding, reader.shape, CLASSES)
     fit_statistics(model, reader, (np.arange(12), np.zeros(12, int)), "bin", 0)
     return model
 
@@ -97,7 +97,7 @@ def test_sigmoid_scores_and_loss(model, reader, background):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_network_that_diverged_ranks_everything_last(config, reader, background, value):
-    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    model = build_model(config, reader.encoding, reader.shape, CLASSES)
     for weight in model.trainable_weights:
         weight.assign(np.full(weight.shape, value))
     loss = open_loss(Part("categorical_crossentropy"))
@@ -111,7 +111,7 @@ def test_a_network_that_diverged_ranks_everything_last(config, reader, backgroun
 def test_a_class_whose_score_is_nan_ranks_last(config, reader, background):
     """And only that: with sigmoids the other classes keep their scores."""
     keras.utils.set_random_seed(5)
-    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    model = build_model(config, reader.encoding, reader.shape, CLASSES)
     loss = open_loss(Part("binary_crossentropy"))
     whole = [own.astype(np.float64) for own in predictions(model, reader)]
     bias = model.layers[-1].get_layer("logits").bias
@@ -125,7 +125,7 @@ def test_a_class_whose_score_is_nan_ranks_last(config, reader, background):
 
 def test_a_network_that_diverged_hits_no_segment(config, reader):
     """Also not those of the first class, which an argmax over NaN would name."""
-    model = build_model(config, reader.encoding, reader.bins, CLASSES)
+    model = build_model(config, reader.encoding, reader.shape, CLASSES)
     for weight in model.trainable_weights:
         weight.assign(np.full(weight.shape, np.nan))
     loss, labels = open_loss(Part("categorical_crossentropy")), np.zeros(len(RECORDINGS), int)

@@ -150,7 +150,7 @@ def test_options_reach_the_layers():
 def test_logits_and_weights_are_float32_under_every_precision(name, policy):
     before = keras.config.dtype_policy().name
     config = settings(f"model.network={name}", "model.dense=8", f"train.precision={policy}")
-    model = build_model(config, ENCODING, 200, 5)
+    model = build_model(config, ENCODING, (200,), 5)
     assert keras.config.dtype_policy().name == before
     assert {str(weight.dtype) for weight in model.weights} == {"float32"}
     convolution = next(layer for layer in model.layers[-1].layers if isinstance(layer, keras.layers.Conv2D))
@@ -193,7 +193,7 @@ SMALLEST = [("alexnet", 82, 82), ("birdclef", 136, 104)]
 
 def build_for(name: str, bins: int, frames: int) -> keras.Model:
     config = settings(f"model.network={name}", "model.dense=4", f"features.segment_frames={frames}")
-    return build_model(config, ENCODING, bins, 3)
+    return build_model(config, ENCODING, (bins,), 3)
 
 
 @pytest.mark.parametrize(("name", "bins", "frames"), SMALLEST)

@@ -17,6 +17,7 @@ from train.losses import open_loss
 from train.network import (
     MIN_DEVIATION,
     OPTIMIZERS,
+    Decode,
     Standardise,
     WarmupSchedule,
     build_model,
@@ -46,12 +47,12 @@ def test_standardise_decodes_normalises_and_turns_time_into_the_second_axis(dtyp
     encoding = STORED[dtype]
     codes = encoding.encode(rng.uniform(-4, 7, (3, 11, 7)).astype(np.float32))
     mean, deviation = rng.normal(size=7), rng.uniform(0.1, 3, 7)
-    layer = Standardise(encoding, 7)
+    decode, layer = Decode(encoding), Standardise((7,), "bin", 0.0)
     layer.mean.assign(mean)
     layer.deviation.assign(deviation)
     decoded = codes.astype(np.float64) * encoding.scale_factor + encoding.add_offset
     expected = ((decoded - mean) / deviation).transpose(0, 2, 1)[..., None]
-    found = ops.convert_to_numpy(layer(codes))
+    found = ops.convert_to_numpy(layer(decode(codes)))
     assert found.shape == (3, 7, 11, 1) == layer.compute_output_shape((3, 11, 7))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -63,18 +64,19 @@ def test_the_input_of_the_network_is_float32_under_mixed_precision(policy):
     rng = np.random.default_rng(1)
     mean, deviation = rng.normal(size=90), rng.uniform(0.1, 3, 90)
     config = settings("model.dense=4", "features.segment_frames=90", f"train.precision={policy}")
-    stage = build_model(config, UINT8, 90, 3).get_layer("standardise")
+    model = build_model(config, UINT8, (90,), 3)
+    stage = model.get_layer("standardise")
     stage.mean.assign(mean)
     stage.deviation.assign(deviation)
     codes = rng.integers(0, 256, (2, 90, 90)).astype(np.uint8)
     expected = ((codes * 0.05 - 4.5 - mean) / deviation).transpose(0, 2, 1)[..., None]
-    found = values(stage(codes))
+    found = values(stage(model.get_layer("decode")(codes)))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_statistics_are_weights_that_are_not_trained():
-    layer = Standardise(UINT8, 5)
+    layer = Standardise((5,), "bin", 0.0)
     assert [weight.name for weight in layer.non_trainable_weights] == ["mean", "deviation"]
     assert layer.trainable_weights == []
 
@@ -87,12 +89,12 @@ def segments(reader):
     """All segments of the corpus, and their decoded values, float64 [segments * frames, bins]."""
     owners, starts = list_segments(reader, range(len(reader)))
     codes = np.concatenate([reader.read([i], [start]) for i, start in zip(owners, starts, strict=True)])
-    return (owners, starts), codes.reshape(-1, reader.bins) * 0.05 - 4.5
+    return (owners, starts), codes.reshape(-1, *reader.shape) * 0.05 - 4.5
 
 
 @pytest.fixture
 def model(corpus, reader):
-    return build_model(corpus, reader.encoding, reader.bins, 3)
+    return build_model(corpus, reader.encoding, reader.shape, 3)
 
 
 @pytest.mark.parametrize("how", ["bin", "global", "none"])
@@ -112,7 +114,9 @@ def test_fit_statistics(model, reader, segments, how):
 def test_normalised_segments_have_mean_0_and_deviation_1(model, reader, segments):
     chosen, decoded = segments
     fit_statistics(model, reader, chosen, "bin", 0)
-    images = np.concatenate([values(model.get_layer("standardise")(reader.read(*pair))) for pair in [chosen]])
+    images = np.concatenate(
+        [values(model.get_layer("standardise")(model.get_layer("decode")(reader.read(*pair)))) for pair in [chosen]]
+    )
     by_bin = images.transpose(1, 0, 2, 3).reshape(200, -1).astype(np.float64)
     varying = decoded.std(axis=0) > MIN_DEVIATION
     assert varying.sum() > 100  # the others are masked in all recordings
@@ -137,7 +141,7 @@ def test_statistics_of_some_segments(model, reader, segments, monkeypatch):
 
 def test_a_constant_bin_is_not_blown_up(model):
     class Silent:
-        bins, encoding = 200, UINT8
+        shape, encoding = (200,), UINT8
 
         def read(self, owners, starts):
             return np.full((len(owners), 310, 200), 100, np.uint8)
@@ -240,7 +244,7 @@ def test_bad_optimizer_settings_are_named(part, words):
 
 
 def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(corpus, reader):
-    model = build_model(corpus, reader.encoding, reader.bins, 3)
+    model = build_model(corpus, reader.encoding, reader.shape, 3)
     trainer = build_trainer(corpus, model, open_loss(Part("categorical_crossentropy")), 1)
     assert {id(weight) for weight in trainer.weights} == {id(weight) for weight in model.weights}
     codes, targets = reader.read([0, 3], [0, 0]), np.array([[1, 0, 0], [0, 0.5, 1]], np.float32)
@@ -250,13 +254,14 @@ def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(cor
 
 
 def test_the_model_is_its_parts_one_after_the_other(corpus, reader):
-    model = build_model(corpus, reader.encoding, reader.bins, 3)
+    model = build_model(corpus, reader.encoding, reader.shape, 3)
     stage, network = model.get_layer("standardise"), model.layers[-1]
     stage.mean.assign(np.linspace(-1, 1, 200))
     codes = reader.read([1, 2], [5, 0])
     assert model.input_shape == (None, 310, 200)
     assert model.name == "alexnet"
-    np.testing.assert_allclose(model.predict_on_batch(codes), values(network(stage(codes))), rtol=1e-4, atol=1e-4)
+    expected = values(network(stage(model.get_layer("decode")(codes))))
+    np.testing.assert_allclose(model.predict_on_batch(codes), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -275,7 +280,7 @@ def test_compiled_steps_change_the_weights_and_lower_the_loss_of_a_repeated_batc
         "train.optimizer={name='adam', learning_rate=1e-2}",
     )
     keras.utils.set_random_seed(0)
-    model = build_model(config, reader.encoding, reader.bins, 3)
+    model = build_model(config, reader.encoding, reader.shape, 3)
     fit_statistics(model, reader, list_segments(reader, range(len(reader))), "bin", 0)
     loss = open_loss(config.train.loss)
     trainer = build_trainer(config, model, loss, 100)
@@ -284,7 +289,7 @@ def test_compiled_steps_change_the_weights_and_lower_the_loss_of_a_repeated_batc
     codes, targets = reader.read(range(6), [0] * 6), np.tile(np.eye(3, dtype=np.float32), (2, 1))
     # The first loss by hand, from the model's own outputs in training mode.
     logits = ops.cast(model(codes, training=True), "float32")
-    expected = float(ops.convert_to_numpy(loss.compute(targets, logits)).mean())
+    expected = float(ops.convert_to_numpy(loss.over_batch(targets, logits, 1)).mean())
     losses = [float(trainer.train_on_batch([codes, targets], np.zeros(6, np.float32))[0]) for _ in range(12)]
     assert losses[0] == pytest.approx(expected, rel=1e-4 if policy == "float32" else 0.05)
     assert losses[-1] < 0.5 * losses[0]

@@ -134,7 +134,7 @@ def test_the_run_directory_is_complete(learned):
     ]
     assert list((run.folder / "tensorboard").glob("events.out.tfevents.*"))
     assert [kind.class_id for kind in run.read_species()] == ["aaaaaa", "bbbbbb", "cccccc"]
-    assert run.read_stamp().bins == 200
+    assert run.read_stamp().shape == (200,)
     assert run.read_stamp().encoding.scale_factor == 0.05
 
 

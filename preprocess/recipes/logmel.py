@@ -1,0 +1,140 @@
+"""Log-mel spectrograms; with the defaults those of kapre as system 000 (Bogart 2021) used it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+
+from config import Between, ConfigError, Positive
+from preprocess.mask import KeepAll
+from preprocess.mel import mel_matrix
+from preprocess.recipes import Encoding
+from preprocess.spectrogram import count_frames, cut_blocks, hann, power_spectra, read_samples
+
+FULL_SCALE = 32768  # of 16-bit sound; amplitudes are shares of it
+BLOCK_FRAMES = 240  # computed at once
+CELL_FRAMES = 30  # of the mask, which keeps everything
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of the front end."""
+
+    sample_rate: Annotated[int, Between(4000, 96000)] = 22_050  # Hz
+    window: Positive = 2048  # samples, Hann
+    n_fft: Positive = 2048  # samples; at least the window
+    hop: Positive = 512  # samples between frames
+    mels: Positive = 128  # bands
+    low: Annotated[float, Between(0)] = 0.0  # Hz
+    high: Annotated[float, Between(0)] = 0.0  # Hz; 0: half the sample rate
+    scale: Literal["slaney", "htk"] = "slaney"
+    power: Literal[1, 2] = 1  # 1: magnitudes are summed, 2: squared magnitudes
+    decibel: Literal[10, 20] = 10  # times log10 of the sum
+    floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
+    storage: Literal["uint8", "float16", "float32"] = "uint8"  # uint8: steps of half a decibel
+
+    def __post_init__(self) -> None:
+        """Check what depends on several options.
+
+        Raises:
+            ConfigError: naming the option.
+        """
+        nyquist = self.sample_rate / 2
+        if self.n_fft < self.window:
+            raise ConfigError(
+                f"Invalid value for features.n_fft. Received: {self.n_fft}. "
+                f"Expected: at least {self.window}, the window."
+            )
+        if not self.low < self.upper <= nyquist:
+            raise ConfigError(
+                f"Invalid value for features.high. Received: {self.high:g} with low = {self.low:g} Hz. "
+                f"Expected: above low, and at most half the sample rate, {nyquist:g} Hz."
+            )
+        if (self.matrix.max(axis=0) == 0).any():
+            raise ConfigError(
+                f"Invalid value for features.mels. Received: {self.mels}. Expected: fewer; some bands hold no bin of a "
+                f"transform of {self.n_fft} samples."
+            )
+
+    @property
+    def upper(self) -> float:
+        """Upper end of the last band in Hz."""
+        return self.high or self.sample_rate / 2
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """The filter bank, float32 [n_fft // 2 + 1, mels]."""
+        return mel_matrix(self.sample_rate, self.n_fft, self.mels, self.low, self.upper, self.scale)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop
+
+    @property
+    def encoding(self) -> Encoding:
+        """uint8 in half decibels, or the values themselves; padding is the floor, silence."""
+        lowest = float(self.decibel * np.log10(self.floor))
+        if self.storage == "uint8":
+            return Encoding("uint8", 0.5, lowest, lowest)
+        return Encoding(self.storage, 1.0, 0.0, lowest)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a frame."""
+        return (self.mels,)
+
+    @property
+    def decade(self) -> float | None:
+        """What ten times the amplitude or power adds to a value."""
+        return float(self.decibel)
+
+    @property
+    def is_amplitude(self) -> bool:
+        """Whether values are logarithms of amplitudes, or of power."""
+        return self.power == 1
+
+    @property
+    def units(self) -> str:
+        """Unit of the decoded values."""
+        return "dB"
+
+    @property
+    def cell_frames(self) -> int:
+        """Frames per cell of the mask."""
+        return CELL_FRAMES
+
+    @property
+    def edges(self) -> np.ndarray:
+        """One band."""
+        return np.array([0, self.mels])
+
+    def count_frames(self, path: Path, samples: int) -> int:
+        """Return the number of frames of a recording of so many samples."""
+        return count_frames(samples, self.window, self.hop)
+
+    def sound(self, path: Path) -> Iterator[np.ndarray]:
+        """Yield the samples of a recording, int16 or float32 in LSB."""
+        return read_samples(path, self.sample_rate)
+
+    def energies(self, path: Path) -> Iterator[np.ndarray]:
+        """Yield mel bands of a recording, float32 [frames, mels], before the logarithm."""
+        window = hann(self.window) / FULL_SCALE
+        for samples in cut_blocks(self.sound(path), BLOCK_FRAMES, self.window, self.hop):
+            spectra = power_spectra(samples, window, self.n_fft, self.hop)
+            yield (np.sqrt(spectra) if self.power == 1 else spectra) @ self.matrix
+
+    def compress(self, energies: np.ndarray) -> np.ndarray:
+        """Return decibels, float32."""
+        return np.log10(np.maximum(energies, np.float32(self.floor))) * np.float32(self.decibel)
+
+    def blocks(self, path: Path) -> Iterator[np.ndarray]:
+        """Yield the spectrogram of a recording, float32 [frames, mels]."""
+        return map(self.compress, self.energies(path))
+
+    def new_mask(self) -> KeepAll:
+        """Return the mask of a new recording."""
+        return KeepAll(self.cell_frames)

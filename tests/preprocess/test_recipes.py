@@ -1,0 +1,292 @@
+"""The mel front ends against librosa and TensorFlow's mel matrix, the others against plain definitions."""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from config import ConfigError, Features
+from preprocess import cleaning
+from preprocess.mask import SignalNoiseMask, active_frames, noise_columns
+from preprocess.mel import hz_to_mel, mel_matrix, mel_to_hz
+from preprocess.recipes import logmel, open_recipe, passau, pcen, sprengel2016, threewindows, vggish, waveform
+from tests.preprocess.naive import write_wav
+
+
+def sweep(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    """A rising tone in noise, int16."""
+    time = np.arange(int(seconds * rate)) / rate
+    tone = 9000 * np.sin(2 * np.pi * (300 + 1200 * time) * time)
+    return np.rint(tone + np.random.default_rng(seed).normal(0, 200, len(time))).astype(np.int16)
+
+
+def whole(recipe, path: Path) -> np.ndarray:
+    return np.concatenate(list(recipe.blocks(path)))
+
+
+@pytest.fixture
+def wav(tmp_path):
+    """Writes a sweep at a rate; returns the file and its samples as shares of full scale, float64."""
+
+    def write(rate: int, seconds: float = 7.3) -> tuple[Path, np.ndarray]:
+        samples = sweep(seconds, rate)
+        return write_wav(tmp_path / f"{rate}.wav", samples, rate), samples / 32768
+
+    return write
+
+
+class TestMel:
+    @pytest.mark.parametrize(("rate", "n_fft", "bands", "low", "high"), [
+        (22_050, 2048, 128, 0, 11_025), (22_050, 1024, 64, 500, 11_025), (32_000, 2048, 128, 2000, 8000),
+    ])  # fmt: skip
+    def test_slaney_is_librosas(self, rate, n_fft, bands, low, high):
+        expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bands, fmin=low, fmax=high)
+        np.testing.assert_allclose(mel_matrix(rate, n_fft, bands, low, high, "slaney").T, expected, atol=1e-6)
+
+    def test_htk_is_tensorflows(self):
+        import tensorflow as tf
+
+        expected = tf.signal.linear_to_mel_weight_matrix(64, 257, 16_000, 125.0, 7500.0).numpy()
+        np.testing.assert_allclose(mel_matrix(16_000, 512, 64, 125, 7500, "htk"), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("scale", ["slaney", "htk"])
+    def test_back_and_forth(self, scale):
+        hz = np.array([0.0, 60, 999, 1000, 1001, 4000, 16_000])
+        np.testing.assert_allclose(mel_to_hz(hz_to_mel(hz, scale), scale), hz, atol=1e-6)
+        np.testing.assert_allclose(hz_to_mel(hz, scale), librosa.hz_to_mel(hz, htk=scale == "htk"), atol=1e-9)
+
+
+class TestLogMel:
+    @pytest.mark.parametrize("options", [
+        {}, {"n_fft": 1024, "window": 1024, "mels": 64}, {"mels": 256, "n_fft": 4096, "window": 2048, "hop": 256},
+        {"low": 500.0, "high": 9000.0, "power": 2, "decibel": 10}, {"decibel": 20},
+    ])  # fmt: skip
+    def test_is_librosas(self, wav, options):
+        recipe = logmel.Recipe(**options)
+        path, samples = wav(22_050)
+        spectrum = np.stack([  # by the definition, frame by frame, in float64
+            np.abs(np.fft.rfft(samples[i : i + recipe.window] * np.hanning(recipe.window + 1)[:-1], recipe.n_fft))
+            for i in range(0, len(samples) - recipe.window + 1, recipe.hop)
+        ])  # fmt: skip
+        bank = librosa.filters.mel(
+            sr=22_050, n_fft=recipe.n_fft, n_mels=recipe.mels, fmin=recipe.low, fmax=recipe.upper, dtype=np.float64
+        )
+        expected = recipe.decibel * np.log10(np.maximum(spectrum**recipe.power @ bank.T, 1e-5))
+        found = whole(recipe, path)
+        assert found.shape == (recipe.count_frames(path, len(samples)), recipe.mels)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    def test_10_seconds_are_427_frames_and_the_hop_is_the_hop(self, wav):
+        path, samples = wav(22_050, 10.0)
+        assert len(whole(logmel.Recipe(), path)) == 427
+        assert len(whole(logmel.Recipe(hop=256), path)) == (220_500 - 2048) // 256 + 1
+        assert len(samples) == 220_500
+
+    def test_half_a_decibel_is_the_largest_error_of_the_store(self, wav):
+        recipe = logmel.Recipe()
+        values = whole(recipe, wav(22_050)[0])
+        codes = recipe.encoding.encode(values)
+        np.testing.assert_allclose(codes * 0.5 + recipe.encoding.add_offset, values, atol=0.2501)
+        assert recipe.encoding.fill_code == 0
+        assert recipe.encoding.fill == pytest.approx(-50)
+
+    @pytest.mark.parametrize(("options", "named"), [
+        ({"n_fft": 1024}, "features.n_fft"), ({"high": 12_000.0}, "features.high"), ({"mels": 2000}, "features.mels"),
+        ({"low": 5000.0, "high": 4000.0}, "features.high"),
+    ])  # fmt: skip
+    def test_impossible_options(self, options, named):
+        with pytest.raises(ConfigError, match=named):
+            open_recipe(Features(recipe="logmel", options=options))
+
+
+def test_vggish_by_its_definition(wav):
+    path, samples = wav(16_000, 3.0)
+    frames = np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])
+    periodic = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    magnitudes = np.abs(np.fft.rfft(frames * periodic, 512))
+    mel = 1127 * np.log(1 + np.linspace(0, 8000, 257) / 700)
+    corners = np.linspace(1127 * np.log(1 + 125 / 700), 1127 * np.log(1 + 7500 / 700), 66)
+    bank = np.zeros((257, 64))
+    for band in range(64):
+        low, centre, high = corners[band : band + 3]
+        rise, fall = (mel - low) / (centre - low), (high - mel) / (high - centre)
+        bank[:, band] = np.maximum(0, np.minimum(rise, fall))
+    bank[0] = 0
+    found = whole(vggish.Recipe(), path)
+    np.testing.assert_allclose(found, np.log(magnitudes @ bank + 0.01), atol=1e-4)
+    assert len(found[:96]) == 96
+
+
+def test_pcen_is_librosas_started_at_the_first_frame(wav):
+    recipe = pcen.Recipe()
+    path, _ = wav(22_050)
+    energies = np.concatenate(list(recipe.energies(path))).astype(np.float64) * 2**31
+    share = recipe.smoothing
+    assert share == pytest.approx((np.sqrt(1 + 4 * (0.4 * 22_050 / 512) ** 2) - 1) / (2 * (0.4 * 22_050 / 512) ** 2))
+    expected = librosa.pcen(energies.T, sr=22_050, hop_length=512, zi=(1 - share) * energies[:1].T, b=share)
+    np.testing.assert_allclose(whole(recipe, path), expected.T, rtol=1e-3, atol=1e-4)
+
+
+class TestThreeWindows:
+    def test_channels_are_windows_around_one_instant(self, wav):
+        recipe = threewindows.Recipe()
+        path, samples = wav(22_050)
+        found = whole(recipe, path)
+        assert found.shape[1:] == (299, 3) == recipe.shape
+        bank = mel_matrix(22_050, 2646, 320, 0, 11_025, "htk")[:, 21:]
+        for channel, length in enumerate((2646, 330, 82)):
+            for frame in (0, 40, len(found) - 1):
+                middle = frame * 369 + 2646 // 2
+                start = middle - length // 2
+                taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+                spectrum = np.abs(np.fft.rfft(samples[start : start + length] * taper * (1323 / taper.sum()), 2646))
+                expected = 20 * np.log10(np.maximum(spectrum @ bank, 1e-5))
+                np.testing.assert_allclose(found[frame, :, channel], expected, atol=5e-3)
+
+    def test_5_seconds_fill_299_frames(self):
+        assert round(5 * threewindows.Recipe().frame_rate) == 299
+
+
+class TestSprengel:
+    def test_log_magnitudes(self, wav):
+        path, samples = wav(22_050, 2.0)
+        frames = np.stack([samples[i : i + 512] for i in range(0, len(samples) - 511, 128)])
+        expected = np.log10(np.maximum(np.abs(np.fft.rfft(frames * np.hanning(513)[:-1])), 1e-6))
+        np.testing.assert_allclose(whole(sprengel2016.Recipe(), path), expected[:, :256], atol=1e-3)
+
+    def test_active_frames_by_loops(self):
+        rng = np.random.default_rng(3)
+        magnitudes = rng.exponential(1.0, (60, 40))
+        magnitudes[20:30, 10:22] += 20
+        pixels = np.zeros(magnitudes.shape, bool)
+        for t in range(60):
+            for f in range(40):
+                value = magnitudes[t, f]
+                pixels[t, f] = value > 3 * np.median(magnitudes[:, f]) and value > 3 * np.median(magnitudes[t])
+        opened = scipy.ndimage.binary_opening(pixels, np.ones((4, 4)))
+        column = opened.any(axis=1)
+        for _ in range(2):
+            column = scipy.ndimage.binary_dilation(column, np.ones(4))
+        np.testing.assert_array_equal(active_frames(magnitudes, 3.0), column)
+        assert column[20:30].all()
+        assert not column[:14].any()
+
+    def test_signal_noise_and_neither(self, monkeypatch):
+        answers = {3.0: [True, False, False, False], 2.5: [True, True, False, False]}
+        monkeypatch.setattr("preprocess.mask.active_frames", lambda magnitudes, factor: np.array(answers[factor]))
+        mask = SignalNoiseMask(3.0, 2.5, 100)
+        mask.add(np.zeros((4, 5), np.float32))
+        cells = mask.cells()
+        assert cells.ravel().tolist() == [1, 2, 0, 0]
+        assert noise_columns(cells, np.array([0, 5])).tolist() == [False, False, True, True]
+
+    def test_stretches_bound_the_memory(self):
+        mask = SignalNoiseMask(3.0, 2.5, 50)
+        for _ in range(10):
+            mask.add(np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32))
+            assert sum(map(len, mask.waiting)) < 50
+        assert mask.cells().shape == (300, 1)
+
+    def test_a_tone_burst_is_signal_and_the_rest_noise(self, tmp_path):
+        rate, rng = 22_050, np.random.default_rng(0)
+        samples = rng.normal(0, 30, 6 * rate)
+        time = np.arange(rate) / rate
+        samples[2 * rate : 3 * rate] += 6000 * np.sin(2 * np.pi * (2000 * time + 1500 * time**2))
+        recipe = sprengel2016.Recipe()
+        mask = recipe.new_mask()
+        for block in recipe.blocks(write_wav(tmp_path / "a.wav", samples.astype(np.int16), rate)):
+            mask.add(block)
+        cells = mask.cells().ravel()
+        frame = rate / 128
+        assert (cells[int(2.1 * frame) : int(2.9 * frame)] == 1).mean() > 0.95
+        assert (cells[: int(1.9 * frame)] == 0).mean() > 0.8
+        assert (cells[int(3.1 * frame) :] == 0).mean() > 0.8
+
+
+class TestWaveform:
+    def test_the_samples_come_back(self, wav):
+        path, samples = wav(22_050)
+        frames = whole(waveform.Recipe(), path)
+        assert frames.shape == (-(-len(samples) // 441), 441)
+        assert frames.dtype == np.int16
+        np.testing.assert_array_equal(frames.ravel()[: len(samples)], np.rint(samples * 32768))
+        assert not frames.ravel()[len(samples) :].any()
+
+    @pytest.mark.parametrize("size", [1, 440, 441, 442, 300_000])
+    def test_count_is_what_comes(self, tmp_path, size):
+        path = write_wav(tmp_path / "a.wav", sweep(size / 22_050 + 1, 22_050)[:size], 22_050)
+        for recipe in (waveform.Recipe(), waveform.Recipe(trim=True, peak=True)):
+            assert recipe.count_frames(path, size) == len(whole(recipe, path))
+
+    def test_trim_and_peak(self, tmp_path):
+        samples = np.concatenate([np.zeros(1000), [100, -200, 0, 50], np.zeros(500)]).astype(np.int16)
+        path = write_wav(tmp_path / "a.wav", samples, 22_050)
+        frames = whole(waveform.Recipe(trim=True, peak=True, hop=4), path)
+        assert frames.tolist() == [[16384, -32767, 0, 8192]]
+
+    def test_silence_stays(self, tmp_path):
+        path = write_wav(tmp_path / "a.wav", np.zeros(1000, np.int16), 22_050)
+        recipe = waveform.Recipe(trim=True, peak=True)
+        assert not whole(recipe, path).any()
+        assert recipe.count_frames(path, 1000) == 3
+
+
+class TestCleaning:
+    rate = 32_000
+
+    def test_noisereduce_lowers_the_noise_and_keeps_the_tone(self):
+        rng, time = np.random.default_rng(0), np.arange(3 * self.rate) / self.rate
+        noise = rng.normal(0, 300, len(time)).astype(np.float32)
+        burst = (time > 1.4) & (time < 1.55)  # the gate follows the level of seconds: a long tone would be noise
+        tone = np.where(burst, 8000 * np.sin(2 * np.pi * 4000 * time), 0).astype(np.float32)
+        found = cleaning.reduce_noise(noise + tone, self.rate)
+        assert np.std(found[: self.rate // 2]) < 0.3 * np.std(noise)
+        assert np.std(found[int(1.43 * self.rate) : int(1.52 * self.rate)]) > 0.7 * 8000 / np.sqrt(2)
+        assert not cleaning.reduce_noise(np.zeros(1000, np.float32), self.rate).any()
+
+    def test_high_pass_has_3_decibels_at_its_corner_and_30_an_octave_below(self):
+        time = np.arange(self.rate) / self.rate
+        gains = [
+            np.std(cleaning.high_pass(np.sin(2 * np.pi * f * time).astype(np.float32), self.rate, 1000)[8000:])
+            * np.sqrt(2)
+            for f in (4000, 1000, 500)
+        ]
+        np.testing.assert_allclose(20 * np.log10(gains), [0, -3.01, -10 * np.log10(1 + 2**10)], atol=0.15)
+
+    def test_long_silence_goes_and_short_silence_stays(self):
+        loud, quiet = np.full(self.rate, 1000, np.float32), np.zeros(self.rate * 3, np.float32)
+        found = cleaning.remove_silence(np.concatenate([loud, quiet, loud]), self.rate)
+        assert len(found) == self.rate * 2.2  # 0.1 s stay at both ends
+        short = np.concatenate([loud, quiet[: self.rate // 2], loud])
+        assert len(cleaning.remove_silence(short, self.rate)) == len(short)
+        assert len(cleaning.remove_silence(np.concatenate([quiet, loud, quiet]), self.rate)) == self.rate * 1.2
+        assert len(cleaning.remove_silence(quiet, self.rate)) == len(quiet)
+
+    def test_normalise_filter_and_compress_by_hand(self):
+        assert cleaning.normalise(np.array([1, -4], np.float32)).tolist() == [8191.75, -32767]
+        assert not cleaning.normalise(np.zeros(3, np.float32)).any()
+        assert cleaning.filter_amplitude(np.array([327, 328, -400, 1], np.float32)).tolist() == [0, 328, -400, 0]
+        found = cleaning.compress(np.array([32768, 3276.8, 300], np.float32))
+        np.testing.assert_allclose(found, [32768 * 10 ** (-15 / 20), 3276.8, 300], rtol=1e-5)  # 20 dB above: 5 stay
+
+    @pytest.mark.parametrize("how", ["none", "noisereduce", "chain"])
+    def test_recipe(self, wav, how):
+        path, samples = wav(32_000, 4.0)
+        recipe = passau.Recipe(clean=how)
+        found = whole(recipe, path)
+        assert found.shape == (recipe.count_frames(path, len(samples)), 128)
+        assert np.isfinite(found).all()
+        if how == "none":
+            np.testing.assert_allclose(
+                found, whole(logmel.Recipe(sample_rate=32_000, low=2000.0, high=8000.0, power=2, floor=1e-10), path)
+            )
+
+    def test_long_recordings_are_cleaned_in_stretches(self, monkeypatch):
+        monkeypatch.setattr(cleaning, "STRETCH_SECONDS", 1)
+        chunks = [np.ones(self.rate // 3, np.int16)] * 10
+        parts = list(cleaning.clean(chunks, self.rate, "none", 1000))
+        assert max(map(len, parts)) < 1.4 * self.rate
+        assert sum(map(len, parts)) == 10 * (self.rate // 3)
