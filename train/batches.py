@@ -106,9 +106,8 @@ class Batches:
                 batch[0] = np.concatenate([batch[0], self._noise(extra, self.noisy)])
                 batch[1] = np.concatenate([batch[1], quiet])
             for need in self.needs:
-                batch.append(
-                    self._noise(extra, self.batch_size) if need == "noise" else self._same(extra, owners, batch)
-                )
+                companion = need == "companion"
+                batch.append(self._same(extra, owners, batch[0]) if companion else self._noise(extra, self.batch_size))
             yield tuple(batch)
 
     def _bags(self, rng: np.random.Generator, take: int) -> np.ndarray:

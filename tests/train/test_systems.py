@@ -1,0 +1,96 @@
+"""Other front ends, losses and augmentations through the whole of training: each learns three species."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import Config, PipelineError
+from predict.predict import load_run, open_view, score
+from preprocess.loadData import load
+from preprocess.resample import resample
+from tests.train.conftest import derived
+from train.run import Run
+from train.trainModel import train as train_network
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
+
+TINY = (
+    "model.network=tiny",
+    "train.epochs=6",
+    "train.batch_size=8",
+    "train.schedule=constant",
+    "train.warmup_epochs=0",
+    "train.optimizer={name='adamw', learning_rate=1e-2}",
+)
+SOUND = ("features.recipe=waveform", "features.sample_rate=22050", "features.segment_frames=100")
+
+SYSTEMS = {
+    "sound with a front end in the model": (
+        *SOUND,
+        "features.frontend={name='logmel', mels=64, hop=256}",
+        "model.dynamic_range=80",
+        "train.random_padding=true",
+        "train.augment={pitch_shift={semitones=0.2}, time_stretch={}, gain={}, same_species={}, time_roll={}}",
+    ),
+    "sound as an image of three windows": (
+        *SOUND,
+        "features.frontend={name='threewindows'}",
+        "features.trim=true",
+        "features.peak=true",
+        "model.normalise=item",
+        "model.dynamic_range=80",
+        "train.loss={name='best_frame'}",
+        "train.bag=4",
+        "train.epochs=24",
+        "train.class_weights=ten_over_n",
+        "train.augment={decibel_threshold={}, time_mask={fill='minimum'}}",
+    ),
+    "signal and noise": (
+        "features.recipe=sprengel2016",
+        "features.sample_rate=22050",
+        "features.segment_frames=256",
+        "features.drop_columns=false",  # a steady tone is no signal by the rule of medians
+        "features.mask=false",
+        "train.noise_class=0.25",
+        "train.augment={time_roll={}, frequency_roll={share=0.02}, same_species={}, noise={count=2}}",
+    ),
+    "attention over a recording": (
+        "train.loss={name='pooled', pool='attention'}",
+        "train.bag=2",
+        "train.augment={mixup={}}",
+    ),
+    "patches": (
+        "features.recipe=vggish",
+        "features.segment_frames=96",
+        "train.loss={name='focal'}",
+        "train.class_weights=effective",
+        "train.augment={fade={decibels=20.0}, gaussian_noise={}}",
+    ),
+}
+
+
+def run_system(corpus: Config, folder: Path, *overrides: str) -> tuple[Config, dict]:
+    config = derived(corpus, folder, *TINY, *overrides)
+    resample(config, 2)
+    load(config, 2)
+    train_network(config)
+    return config, Run(config.run_dir).read_metrics()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_it_learns_and_predicts(corpus, tmp_path, name):
+    config, metrics = run_system(corpus, tmp_path, *SYSTEMS[name])
+    assert metrics["validation"]["val_map"] == 1
+    assert metrics["validation"]["val_loss"] < 0.9  # chance is 1.1 for soft-max
+    run = Run(config.run_dir)
+    found, model, loss = load_run(run)
+    for media_ids, scores in score(model, loss, open_view(found, run.read_stamp().recipe), 8):
+        assert scores.shape == (3, 3)
+        assert scores.argmax(axis=1).tolist() == [(int(media_id) - 100) % 3 for media_id in media_ids]
+        assert np.logical_and(scores >= 0, scores <= 1).all()
+
+
+def test_noise_needs_a_mask(corpus, tmp_path):
+    with pytest.raises(PipelineError, match="no noise frames"):
+        run_system(corpus, tmp_path, *SOUND, "features.frontend={name='logmel'}", "train.augment={noise={}}")
