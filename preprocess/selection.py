@@ -141,6 +141,19 @@ def drop_copies(root: Path, recordings: Sequence[Recording]) -> tuple[list[Recor
     return [row for row in recordings if row.file not in gone], [*gone.values()]
 
 
+def drop_repeated(recordings: Iterable[Recording]) -> tuple[list[Recording], list[Reject]]:
+    """Keep the first row of each recording; the same media id with another class is a conflicting label."""
+    kept: dict[str, Recording] = {}
+    rejects = []
+    for row in recordings:
+        first = kept.setdefault(row.media_id, row)
+        if first is not row:
+            same = first.class_id == row.class_id
+            reason = "duplicate_recording" if same else "conflicting_label"
+            rejects.append(Reject(row.file, "fetch", reason, f"{row.media_id} is {first.class_id} in {first.file}"))
+    return list(kept.values()), rejects
+
+
 def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
     """Keep `limit` training recordings of a few well-represented species, and test recordings of the same."""
     if not limit:

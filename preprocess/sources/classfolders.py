@@ -75,7 +75,7 @@ class Source:
             ) from None
         if pattern.groups < 1:
             raise ConfigError(
-                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}. Expected: a group in brackets."
+                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}. Expected: a (group)."
             )
         return pattern
 
