@@ -8,10 +8,10 @@ import hashlib
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
-from config import Between, ConfigError, Count, PipelineError, Positive, Share, Train, bind, check_choice
+from config import Between, ConfigError, Count, Part, PipelineError, Positive, Share, Train, bind, check_choice
 from config.commandline import log
 from preprocess.metadata import xeno_canto_number
 from preprocess.recordings import Recording
@@ -24,9 +24,8 @@ def split(recordings: Sequence[Recording], train: Train) -> dict[str, str]:
         ConfigError: for an unknown split or option.
         PipelineError: if nothing is left to train on or to choose the best epoch by.
     """
-    check_choice(train.split.name, SPLITS, "train.split")
-    part = SPLITS[train.split.name]
-    sides = part(recordings, train, **bind(part, train.split.options, "train.split"))
+    part, options = open_split(train.split)
+    sides = part(recordings, train, **options)
     counts = Counter(sides.values())
     if not counts["validation"]:
         advice = (
@@ -48,6 +47,17 @@ def split(recordings: Sequence[Recording], train: Train) -> dict[str, str]:
             f"{train.split.name}, {' and '.join(words)} with training recordings"
         )
     return sides
+
+
+def open_split(chosen: Part) -> tuple[Callable[..., dict[str, str]], dict[str, Any]]:
+    """Return the split that train.split names, and its options.
+
+    Raises:
+        ConfigError: for an unknown split or option.
+    """
+    check_choice(chosen.name, SPLITS, "train.split")
+    part = SPLITS[chosen.name]
+    return part, bind(part, chosen.options, "train.split")
 
 
 def leaks(recordings: Sequence[Recording], sides: dict[str, str]) -> dict[str, int]:
