@@ -1,5 +1,6 @@
 """The page about a corpus: its figures, its map, and that it needs nothing else."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -127,7 +128,7 @@ class TestLand:
         """Count how often the outlines go around a point, by the crossings of a ray to the east."""
         count = 0
         for ring in read_land():
-            for (x0, y0), (x1, y1) in zip(ring, ring[1:], strict=False):
+            for (x0, y0), (x1, y1) in itertools.pairwise(ring):
                 if (y0 <= latitude) != (y1 <= latitude):
                     x = x0 + (latitude - y0) / (y1 - y0) * (x1 - x0)
                     count += (1 if y1 > y0 else -1) if x > longitude else 0
