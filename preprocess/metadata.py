@@ -62,9 +62,9 @@ def leading_number(text: str, limit: float) -> str:
 
 
 def from_rating(rating: str) -> str:
-    """Return the quality of a rating in stars: 5 stars are 1, 1 star is 5, 0 or nothing is unrated."""
-    stars = clean_number(rating, 5)
-    return f"{6 - float(stars):g}" if stars and float(stars) >= 1 else ""
+    """Return the quality of a rating in stars: 5 stars are 1, one or a half is 5, 0 or nothing is unrated."""
+    stars = float(clean_number(rating, 5) or 0)
+    return f"{min(5.0, 6 - stars):g}" if stars > 0 else ""
 
 
 def literal_list(text: str) -> list[str]:

@@ -85,12 +85,11 @@ def corpus_overview(recordings: Sequence[Recording], rejects: Sequence[Reject]) 
     ordered = sorted(counts.values(), reverse=True)
     text = f"{parts['train']} recordings for training and {parts['test']} for the test, {len(counts)} species"
     if len(lengths):
-        text += (
-            f", {lengths.sum() / 3600:.2f} hours. Length from {lengths.min():.1f} to {lengths.max():.1f} s, "
-            f"median {np.median(lengths):.1f} s"
-        )
-    if ordered:
-        text += f". {min(ordered)} to {max(ordered)} training recordings per species"
+        text += f", {lengths.sum() / 3600:.2f} hours"
+    facts = [f"{min(ordered)} to {max(ordered)} training recordings per species"] if ordered else []
+    if len(lengths):
+        facts.append(f"length from {lengths.min():.1f} to {lengths.max():.1f} s, median {np.median(lengths):.1f} s")
+    text += f". {'; '.join(facts)}" if facts else ""
     text = f"<p>{text}.</p>" + picture(
         draw_counts_and_lengths(ordered, lengths), "Bar chart of recordings per species and histogram of lengths"
     )

@@ -178,7 +178,7 @@ def truth_classes(corpus: Corpus) -> dict[str, str]:
     """Return MediaId -> ClassId of the test part, as far as labels or a table of them tell."""
     classes = {row.media_id: row.class_id for row in corpus.recordings if row.part == "test" and row.class_id}
     if corpus.truth is not None:
-        with corpus.truth.open(newline="", encoding="utf-8") as stream:
+        with corpus.truth.open(newline="", encoding="utf-8-sig") as stream:
             classes |= {row["MediaId"]: row["ClassId"] for row in csv.DictReader(stream)}
     return classes
 

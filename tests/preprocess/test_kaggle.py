@@ -197,7 +197,18 @@ def test_the_header_of_the_file_wins_over_the_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("stars", "quality"),
-    [("5", "1"), ("5.0", "1"), ("1", "5"), ("4.5", "1.5"), ("0", ""), ("0.0", ""), ("", ""), ("6", "")],
+    [
+        ("5", "1"),
+        ("5.0", "1"),
+        ("1", "5"),
+        ("4.5", "1.5"),
+        ("0.5", "5"),
+        ("-1", ""),
+        ("0", ""),
+        ("0.0", ""),
+        ("", ""),
+        ("6", ""),
+    ],
 )
 def test_stars_become_quality(tmp_path, stars, quality):
     release = Release(tmp_path, 2024)
