@@ -131,6 +131,7 @@ def unpack_zip(archive: Path, folder: Path) -> None:
         PipelineError: if the archive is damaged, holds an unsafe member, or the disk is too small.
     """
     log(f"unpacking {archive.name}")
+    folder.mkdir(parents=True, exist_ok=True)
     home = folder.resolve()
     try:
         with zipfile.ZipFile(archive) as packed:
