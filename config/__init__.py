@@ -60,6 +60,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Select:
+    """Which recordings of a source are left out (see preprocess/selection.py); every one is listed in rejected.csv."""
+
+    exclude_licence: tuple[str, ...] = ()  # those with one of these terms, such as ["nd"] or ["nc", "nd"]
+    min_quality: Literal["", "A", "B", "C", "D", "E"] = ""  # training recordings rated worse; A is best
+    unrated: bool = True  # whether min_quality keeps recordings that nobody has rated
+    max_background: Annotated[int, Between(-1)] = -1  # training recordings with more background species; -1: any
+    drop_copies: bool = False  # files with the same bytes as another one
+    min_recordings: Count = 0  # species with fewer training recordings
+    top_species: Count = 0  # species that are not among so many with the most training recordings; 0: keep all
+    max_recordings: Count = 0  # training recordings beyond so many per species, drawn by data.select.seed; 0: keep all
+    seed: Count = 0  # of what max_recordings keeps
+
+
+@dataclass(frozen=True)
 class Data:
     """Which recordings. Keys beside these are options of the source."""
 
@@ -67,6 +82,7 @@ class Data:
     corpus: str = ""  # folder under `folder`; empty: named after options["root"], else after the source
     folder: str = "birdclef_data"  # everything that is made from a corpus; relative to the project
     limit: Count = 0  # keep so many training recordings (and a third as many for the test); 0: all
+    select: Select = field(default_factory=Select)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,9 +119,10 @@ class Train:
     batch_size: Positive = 32  # segments
     bag: Positive = 1  # segments of one recording that are drawn together, for losses over whole recordings
     seed: Count = 0  # of the split, the initial weights, the order of the segments and the augmentation
-    validation: Share = 0.1  # share of the training recordings that is held back to choose the best epoch
-    holdout: Share = 0.0  # share held back entirely and scored once, for corpora without a test truth
-    group_by: Literal["observation", "recordist"] = "observation"  # what is never split between the two
+    split: Part = field(default_factory=lambda: Part("grouped"))  # a function of preprocess/split.py
+    validation: Share = 0.1  # share of the training recordings that `grouped` holds back to choose the best epoch
+    holdout: Share = 0.0  # share that `grouped` holds back entirely, scored once, for corpora without a test truth
+    group_by: Literal["observation", "recordist"] = "observation"  # what `grouped` and `kfold` never split
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
     random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch
     random_padding: bool = False  # what is shorter than a segment starts anywhere in it; false: at its beginning
@@ -155,8 +172,15 @@ class Config:
         return PROJECT / self.train.folder / name
 
 
-# What --mini changes: a handful of recordings and one epoch through every stage.
-MINI = {"data.limit": 24, "train.epochs": 1, "train.batch_size": 8, "train.warmup_epochs": 0.0}
+# What --mini changes: a handful of recordings and one epoch through every stage. Most splits of other systems need
+# more recordings than that.
+MINI = {
+    "data.limit": 24,
+    "train.epochs": 1,
+    "train.batch_size": 8,
+    "train.warmup_epochs": 0.0,
+    "train.split.name": "grouped",
+}
 
 _PART_NAMES = ("Source", "Recipe", "build")  # what a module of parts calls its one public thing
 _SELECTORS = {"data": "source", "features": "recipe", "model": "network"}
@@ -261,10 +285,14 @@ def to_dict(config: Config) -> dict[str, Any]:
         value = getattr(config, section.name)
         table = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         options = table.pop("options", {})
-        tree[section.name] = {
-            key: {"name": item.name, **item.options} if isinstance(item, Part) else item for key, item in table.items()
-        } | options
+        tree[section.name] = {key: _plain(item) for key, item in table.items()} | options
     return tree
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Part):
+        return {"name": item.name, **item.options}
+    return dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item
 
 
 def to_toml(config: Config) -> str:

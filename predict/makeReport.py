@@ -16,22 +16,18 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
-import base64
 import csv
 import html
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from PIL import Image
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 import config as configuration
 from config import PROJECT, Config
@@ -39,6 +35,7 @@ from config.commandline import log, run
 from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
 from predict.runfile import Ranking, compare, read_run_file, read_truth
 from preprocess.loadData import features_folder
+from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, table, write_page
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
@@ -49,24 +46,6 @@ from train.run import Run, last_run
 EXAMPLES = 12  # spectrograms on the page
 MAX_MATRIX = 40  # species that still can be read in a confusion matrix
 WORST = 15  # confusions and recordings listed
-BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
-
-STYLE = """
-:root { color-scheme: light dark; --line: #cbd5e0; --soft: #f7fafc; --ink: #1a202c; --paper: #fff; }
-@media (prefers-color-scheme: dark) { :root { --line: #4a5568; --soft: #2d3748; --ink: #edf2f7; --paper: #1a202c; }
-  img.plot { background: #fff; border-radius: 4px; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; }
-.big { display: flex; gap: 1rem; flex-wrap: wrap; padding: 0; }
-.big li { list-style: none; background: var(--soft); border-radius: 6px; padding: .6rem 1.2rem; }
-.big b { display: block; font-size: 1.8rem; } .big small { display: block; }
-.shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; } figcaption { font-size: .9rem; }
-img.plot { max-width: 100%; } pre { background: var(--soft); padding: 1rem; overflow-x: auto; } .scroll { overflow-x: auto; }
-"""
 
 
 @dataclass(frozen=True)
@@ -143,32 +122,6 @@ def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     return compare(predictions, {m: (row_of[m].class_id, row_of[m].background_ids) for m in media_ids})
 
 
-def picture(figure: Figure, words: str) -> str:
-    """Return a plot as an inline image."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return inline(buffer.getvalue(), words, "plot")
-
-
-def inline(png: bytes, words: str, kind: str = "") -> str:
-    """Return PNG bytes as an image element with a text for those who do not see it."""
-    data = base64.b64encode(png).decode()
-    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
-    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-        return "<tr>" + "".join(marked) + "</tr>"
-
-    return (
-        '<div class="scroll"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
-    )
-
-
 def section_result(facts: Facts) -> str:
     """Return the main figures."""
     result = evaluate(facts.ranking)
@@ -195,38 +148,6 @@ def section_result(facts: Facts) -> str:
         f"<p>On {html.escape(facts.scored)}, with the weights of epoch {metrics['best_epoch']} (best val_map).</p>"
         f'<ul class="big">{"".join(tiles)}</ul>' + table(["", *TITLES.values()], rows, range(1, 7)) + holdout
     )
-
-
-def section_corpus(facts: Facts) -> str:
-    """Return recordings per species, lengths, sample rates and rejects."""
-    train = [row for row in facts.recordings if row.part == "train"]
-    counts = Counter(row.class_id for row in train)
-    lengths = np.array([row.duration for row in facts.recordings if row.duration])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3))
-    ordered = sorted(counts.values(), reverse=True)
-    left.bar(range(len(ordered)), ordered, color=BLUE, width=0.9)
-    left.set(
-        xlabel="species, by number of recordings",
-        ylabel="training recordings",
-        title="Recordings per species",
-    )
-    right.hist(lengths, bins=40, color=BLUE)
-    right.set(xlabel="seconds", ylabel="recordings", title="Lengths")
-    rates = Counter(row.sample_rate for row in facts.recordings)
-    reasons = Counter((reject.stage, reject.reason) for reject in facts.rejects)
-    parts = Counter(row.part for row in facts.recordings)
-    text = (
-        f"<p>{parts['train']} recordings for training and {parts['test']} for the test, {len(counts)} species, "
-        f"{lengths.sum() / 3600:.2f} hours. {min(ordered)} to {max(ordered)} training recordings per species; "
-        f"length from {lengths.min():.1f} to {lengths.max():.1f} s, median {np.median(lengths):.1f} s.</p>"
-    )
-    text += picture(figure, "Bar chart of recordings per species and histogram of lengths")
-    rows = [(f"{rate:,} Hz" if rate else "unknown", count) for rate, count in sorted(rates.items())]
-    text += table(["sample rate", "recordings"], rows, [1])
-    if not reasons:
-        return text + "<p>No file was rejected.</p>"
-    rows = [(html.escape(stage), html.escape(reason), count) for (stage, reason), count in sorted(reasons.items())]
-    return text + "<p>Rejected files (rejected.csv lists them):</p>" + table(["stage", "reason", "files"], rows, [2])
 
 
 def section_spectrograms(facts: Facts) -> str:
@@ -377,23 +298,15 @@ def make_report(target: Run) -> Path:
     curves.savefig(target.folder / "learning_curves.png", dpi=110, bbox_inches="tight")
     sections = (
         ("Result", section_result(facts)),
-        ("Corpus", section_corpus(facts)),
+        ("Corpus", corpus_overview(facts.recordings, facts.rejects)),
         ("Spectrograms", section_spectrograms(facts)),
         ("Learning curves", picture(curves, "Loss, accuracy and mean average precision over the epochs")),
         ("Species", section_species(facts)),
         ("Hardware, time and configuration", section_cost(facts)),
     )
     title = f"{target.folder.name}: {facts.config.model.network} on {facts.config.corpus_dir.name}"
-    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
-    )
     path = target.folder / "report.html"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_page(path, title, sections)
     return path
 
 

@@ -2,10 +2,13 @@
 
 import http.client
 import shutil
+import stat
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +20,10 @@ BACKOFF_SECONDS = 1.0  # doubled after every failure
 TIMEOUT_SECONDS = 60
 BLOCK_BYTES = 1 << 20
 UNPACKED_PER_PACKED = 1.5  # disk that an archive of 16-bit WAV takes once unpacked, per byte of it; measured 1.1-1.3
+
+
+class RefusedError(PipelineError):
+    """A server refuses an address for good, with a status such as 403 or 404."""
 
 
 def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
@@ -84,7 +91,7 @@ def download(url: str, destination: Path, size: int) -> None:
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             code = getattr(error, "code", None)
             if code is not None and code < 500 and code != 429:
-                raise PipelineError(f"{url}: the server answered {code} {error.reason}.") from None
+                raise RefusedError(f"{url}: the server answered {code} {error.reason}.") from None
             now = partial.stat().st_size if partial.exists() else 0
             failures = 0 if now > start else failures + 1
         if failures > RETRIES:
@@ -114,6 +121,32 @@ def unpack(archive: Path, folder: Path) -> None:
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
+
+
+def unpack_zip(archive: Path, folder: Path) -> None:
+    """Unpack a zip archive; members that would leave the folder, links and devices are refused.
+
+    Raises:
+        PipelineError: if the archive is damaged, holds an unsafe member, or the disk is too small.
+    """
+    log(f"unpacking {archive.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder.resolve()
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = packed.infolist()
+            need, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
+            if need > free:
+                raise PipelineError(f"{archive}: {need / 1e9:.1f} GB needed in {folder}, {free / 1e9:.1f} GB free.")
+            for member in members:
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                unsafe = kind not in (0, stat.S_IFREG, stat.S_IFDIR) or "\\" in member.filename
+                if unsafe or not (home / member.filename).resolve().is_relative_to(home):
+                    raise PipelineError(f"{archive} holds an unsafe member: {member.filename[:200]!r}.")
+            for member in progress(members, len(members), "files"):
+                packed.extract(member, home)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
 
 

@@ -15,11 +15,13 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
+import csv
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from preprocess.recordings import (
     update_rejects,
     write_table,
 )
+from preprocess.selection import limit_recordings, rules, select
 from preprocess.sources import Corpus, open_source
 
 
@@ -49,24 +52,31 @@ def fetch(config: Config, jobs: int) -> None:
     """
     folder = config.corpus_dir
     source = open_source(config.data)
-    description = {"source": config.data.source, "limit": config.data.limit, **config.data.options}
+    description = {"source": config.data.source, "limit": config.data.limit, **rules(config.data.select)}
+    description |= config.data.options
     known = check_description(folder, description)
     folder.mkdir(parents=True, exist_ok=True)
     root = source.fetch(folder / "raw", config.data.limit, jobs)
-    fingerprint = fingerprint_files(root)
+    roots = source.roots(root) if hasattr(source, "roots") else [root]
+    fingerprint = "".join(fingerprint_files(place) for place in roots)
     manifest = folder / "recordings.csv"
     if known.get("fingerprint") == fingerprint and manifest.exists():
         recordings = read_table(manifest, Recording)
         log(f"nothing changed: {tally(len(recordings), read_rejects(folder))}")
         return
-    corpus = limit_recordings(source.read(root), config.data.limit)
-    root = root if root.is_dir() else root.parent
-    recordings, rejects = verify(root, corpus, jobs)
+    corpus = source.read(root)
+    if root.is_file():
+        root = root.parent
+        roots = [root]
+    selected = select(corpus, config.data.select, root)
+    left_out = {row.media_id for row in corpus.recordings} - {row.media_id for row in selected.recordings}
+    corpus = limit_recordings(selected, config.data.limit)
+    recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
     write_table(folder / "classes.csv", Species, sorted(corpus.species, key=lambda row: row.class_id))
     write_table(manifest, Recording, recordings)
     update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
-    copy_truth(corpus.truth, folder / "truth.csv")
+    write_truth(corpus.truth, recordings, left_out, folder / "truth.csv")
     if not recordings:
         raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
     write_description(folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description})
@@ -78,8 +88,16 @@ def fetch(config: Config, jobs: int) -> None:
     )
 
 
-def verify(root: Path, corpus: Corpus, jobs: int) -> tuple[list[Recording], list[Reject]]:
-    """Check every audio header and return the good recordings in the order of the manifest, and the rest."""
+def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tuple[list[Recording], list[Reject]]:
+    """Check every audio header and return the good recordings in the order of the manifest, and the rest.
+
+    Args:
+        root: what the files of the recordings are relative to.
+        corpus: as found.
+        jobs: threads.
+        roots: the folders that a file must lie in, links followed.
+    """
+    homes = [folder.resolve() for folder in roots]
     rejects, seen, unique = [], set(), []
     for row in sorted(corpus.recordings, key=lambda row: (row.part != "train", row.file)):
         if row.media_id in seen:
@@ -91,50 +109,20 @@ def verify(root: Path, corpus: Corpus, jobs: int) -> tuple[list[Recording], list
     def check(row: Recording) -> Recording | Reject:
         try:
             path = (root / row.file).resolve()
-            if not path.is_relative_to(root.resolve()):
+            if not any(path.is_relative_to(home) for home in homes):
                 return Reject(row.file, "fetch", "outside_root", "the file lies outside the corpus")
             duration, rate = audio.probe(path)
         except audio.AudioError as error:
             return Reject(row.file, "fetch", error.reason, error.detail)
         except OSError as error:
             return Reject(row.file, "fetch", "unreadable", str(error.strerror))
-        return replace(row, duration=round(duration, 6), sample_rate=rate)
+        return replace(row, duration=round(duration, 6) or row.duration, sample_rate=rate or row.sample_rate)
 
     with ThreadPoolExecutor(jobs) as pool:
         checked = list(progress(pool.map(check, unique), len(unique), "recordings"))
     return [row for row in checked if isinstance(row, Recording)], rejects + [
         r for r in checked if isinstance(r, Reject)
     ]
-
-
-def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
-    """Keep `limit` training recordings of a few well-represented species, and test recordings of the same."""
-    if not limit:
-        return corpus
-    train = [row for row in corpus.recordings if row.part == "train"]
-    counts = Counter(row.class_id for row in train)
-    chosen = [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]]
-    queues = {c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen}
-    kept: list[Recording] = []
-    while len(kept) < limit and any(queues.values()):
-        for queue in queues.values():
-            if queue and len(kept) < limit:
-                kept.append(queue.pop(0))
-    labels = read_truth_classes(corpus.truth)
-    test = sorted((row for row in corpus.recordings if row.part == "test"), key=lambda row: row.file)
-    test = [row for row in test if not labels or labels.get(row.media_id) in chosen][: -(-limit // 3)]
-    species = [row for row in corpus.species if row.class_id in chosen]
-    return replace(corpus, recordings=kept + test, species=species)
-
-
-def read_truth_classes(truth: Path | None) -> dict[str, str]:
-    """Return MediaId -> ClassId of a ground truth, or nothing where there is none."""
-    if truth is None:
-        return {}
-    import csv
-
-    with truth.open(newline="", encoding="utf-8") as stream:
-        return {row.get("MediaId", ""): row.get("ClassId", "") for row in csv.DictReader(stream)}
 
 
 def fingerprint_files(root: Path) -> str:
@@ -198,13 +186,29 @@ def read_rejects(folder: Path) -> list[Reject]:
     return [row for row in read_table(path, Reject) if row.stage == "fetch"] if path.exists() else []
 
 
-def copy_truth(source: Path | None, destination: Path) -> None:
-    """Put the ground truth of the test part, where there is one, beside the manifest."""
-    if source is None:
+def write_truth(
+    source: Path | None, recordings: Sequence[Recording], left_out: Collection[str], destination: Path
+) -> None:
+    """Put the ground truth of the test part beside the manifest: a table that is there, or the labels of its rows.
+
+    Recordings that the rules of [data.select] left out are not in it; damaged ones are, as nothing predicts them.
+    """
+    labelled = [row for row in recordings if row.part == "test" and row.class_id]
+    if source is None and not labelled:
         destination.unlink(missing_ok=True)
         return
     partial = destination.with_name(destination.name + ".part")
-    shutil.copyfile(source, partial)
+    if source is not None and not left_out:
+        shutil.copyfile(source, partial)
+    else:
+        rows = [["MediaId", "ClassId", "BackgroundClassIds"]]
+        rows += [[row.media_id, row.class_id, row.background] for row in labelled]
+        if source is not None:
+            with source.open(newline="", encoding="utf-8-sig") as stream:
+                head, *rest = csv.reader(stream)
+                rows = [head, *(row for row in rest if row and row[head.index("MediaId")] not in left_out)]
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, lineterminator="\n").writerows(rows)
     partial.replace(destination)
 
 

@@ -40,7 +40,7 @@ class Recording:
     locality: str = ""
     author: str = ""
     content: str = ""  # song, call, ...
-    quality: str = ""
+    quality: str = ""  # 1 best to 5 worst, 0 or empty: unrated
     licence: str = ""
 
     @property

@@ -49,6 +49,7 @@ def test_reason_codes_are_those_of_the_source():
         text = path.read_text(encoding="utf-8")
         given |= set(re.findall(r'AudioError\(\s*"(\w+)"', text))
         given |= set(re.findall(r'"(?:fetch|load)", "(\w+)"', text))
+        given |= set(re.findall(r'"((?:excluded|duplicate|conflicting)_\w+)"', text))
     given = (given - {"resample"}) | {"xml_entities", "xml_malformed"}
     given |= set(re.findall(r"report reject (\w+)", (PROJECT / "preprocess/sample_wavs_to_16k.sh").read_text()))
     assert documented == given

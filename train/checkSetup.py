@@ -19,6 +19,7 @@ from config import PROJECT, Config, PipelineError
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.recipes import open_recipe
 from preprocess.sources import open_source
+from preprocess.split import open_split
 
 
 def check(config: Config) -> None:
@@ -30,6 +31,7 @@ def check(config: Config) -> None:
     if shutil.which("sox") is None:
         raise PipelineError("sox is missing. Install it: sudo apt-get install sox libsox-fmt-all")
     open_source(config.data)
+    open_split(config.train.split)
     recipe = open_recipe(config.features)
     for folder in (config.data.folder, config.train.folder):
         nearest = PROJECT / folder

@@ -32,7 +32,7 @@ from preprocess.recipes import describe, open_recipe
 from preprocess.recordings import Recording, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from preprocess.shards import Shard, read_stamp
-from preprocess.split import hold_back
+from preprocess.split import split
 from train.run import FeatureStamp, Run, best_epoch, stops_early
 
 
@@ -83,16 +83,14 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
         for class_id in row.background_ids:
             if class_id in column and class_id != row.class_id:
                 background[i, column[class_id]] = True
-    held = hold_back(rows, config.train.holdout, config.train.seed + 1, config.train.group_by)
-    rest = [row for row in rows if row.media_id not in held]
-    validation = hold_back(rest, config.train.validation, config.train.seed, config.train.group_by)
-    sides = ["holdout" if r.media_id in held else "validation" if r.media_id in validation else "train" for r in rows]
-    if not validation:
-        raise PipelineError(
-            f"train.validation={config.train.validation:g} of {len(rest)} recordings leaves none to choose the best "
-            "epoch by. Raise it, or add recordings: every species needs two or more."
-        )
-    return Dataset(reader, species, np.array([column[row.class_id] for row in rows]), background, np.array(sides))
+    sides = split(rows, config.train)
+    return Dataset(
+        reader,
+        species,
+        np.array([column[row.class_id] for row in rows]),
+        background,
+        np.array([sides[row.media_id] for row in rows]),
+    )
 
 
 def train(config: Config) -> None:

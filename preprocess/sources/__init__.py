@@ -5,6 +5,9 @@ It has two methods:
 
     fetch(raw, limit, jobs) -> Path     # download or make the corpus under raw, or find it; returns its root
     read(root) -> Corpus                # its recordings and classes, and what had to be rejected
+
+A source whose root holds links to other places has a third, ``roots(root) -> list[Path]``: the folders that the
+recordings really lie in.
 """
 
 from dataclasses import dataclass, field

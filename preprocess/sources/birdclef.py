@@ -5,7 +5,6 @@ Layout under the root: ``TrainingSet/{wav,xml}`` and ``test/{wav,xml}``, as in t
 Task and metadata: Goeau et al., LifeCLEF Bird Identification Task 2016, CEUR Vol-1609.
 """
 
-import calendar
 import re
 import xml.parsers.expat
 from collections.abc import Iterable
@@ -17,7 +16,8 @@ import xmltodict
 
 from config import PipelineError
 from preprocess import audio, download
-from preprocess.recordings import BACKGROUND_SEPARATOR, Recording, Reject, Species
+from preprocess.metadata import Names, clean_date, clean_number, clean_time, complete, known, observation
+from preprocess.recordings import Recording, Reject, Species
 from preprocess.sources import Corpus
 
 ARCHIVES = ("BirdCLEF2016TrainingSet.tar.gz", "BirdCLEF2016TestSet.tar.gz")
@@ -26,7 +26,6 @@ _PARTS = (
     ("train", "TrainingSet", ("wav",), ("xml",)),
     ("test", "test", ("wav", "wav2015"), ("xml", "xml2015")),
 )
-_UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,14 @@ def read_release(root: Path) -> Corpus:
                 used.add(sound)
                 recordings.append(recording)
                 if recording.class_id:
-                    _note_species(taxa, recording, tags)
+                    complete(taxa, _species(recording, tags))
         for name, path in found.items():
             if name not in used:
                 rejects.append(Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML"))
-    by_name = {s.scientific_name.casefold(): class_id for class_id, s in taxa.items() if s.scientific_name}
-    recordings = [replace(row, background=_to_class_ids(row.background, by_name, row.class_id)) for row in recordings]
+    names = Names(taxa.values())
+    recordings = [
+        replace(row, background=names.background(row.background.split(","), row.class_id)) for row in recordings
+    ]
     truth = root / "test_groundtruth.csv"
     return Corpus(
         recordings,
@@ -141,41 +142,6 @@ def _text(value: Any) -> str:
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 
-def _known(text: str) -> str:
-    return "" if text.casefold() in _UNKNOWN else text
-
-
-def clean_date(text: str) -> str:
-    """Return YYYY, YYYY-MM or YYYY-MM-DD, as far as it is known: 2001-10-00 is 2001-10, 0000-00-00 is empty."""
-    match = re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text)
-    if not match or int(match[1]) == 0:
-        return ""
-    year, month, day = match[1], int(match[2]), int(match[3])
-    if not 1 <= month <= 12:
-        return year
-    exists = 1 <= day <= calendar.monthrange(int(year), month)[1]
-    return f"{year}-{month:02d}" + (f"-{day:02d}" if exists else "")
-
-
-def clean_time(text: str) -> str:
-    """Return HH:MM on 24 hours: 9:45 is 09:45, 8:30pm is 20:30, ?:? is empty."""
-    match = re.match(r"(\d{1,2})[:.h](\d{2})\s*(am|pm)?", text.casefold())
-    if not match:
-        return ""
-    hour, minute = int(match[1]), int(match[2])
-    if match[3] and 1 <= hour <= 12:
-        hour = hour % 12 + (12 if match[3] == "pm" else 0)
-    return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else ""
-
-
-def clean_number(text: str, limit: float) -> str:
-    """Return the text if it is a number with an absolute value up to limit, else nothing."""
-    try:
-        return text if abs(float(text)) <= limit else ""
-    except ValueError:
-        return ""
-
-
 def _listing(folder: Path) -> Iterable[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else ()
 
@@ -204,7 +170,7 @@ def _to_recording(
         file=found[sound].relative_to(root).as_posix(),
         class_id=class_id,
         background=tags.get("BackgroundSpecies", "") if part == "train" else "",
-        group=f"{class_id}|{recordist}|{date}" if recordist else f"{class_id}|{media_id}",
+        group=observation(class_id, recordist, date, media_id),
         part=part,
         scientific_name=f"{tags.get('Genus', '')} {tags.get('Species', '')}".strip(),
         vernacular_name=tags.get("VernacularNames", ""),
@@ -213,35 +179,20 @@ def _to_recording(
         latitude=clean_number(tags.get("Latitude", ""), 90),
         longitude=clean_number(tags.get("Longitude", ""), 180),
         elevation=clean_number(tags.get("Elevation", ""), 9000),
-        locality=_known(tags.get("Locality", "")),
-        author=_known(tags.get("Author", "")),
-        content=_known(tags.get("Content", "")),
+        locality=known(tags.get("Locality", "")),
+        author=known(tags.get("Author", "")),
+        content=known(tags.get("Content", "")),
         quality=clean_number(tags.get("Quality", ""), 5),
         licence=tags.get("Licence", tags.get("License", "")),
     )
     return recording, sound
 
 
-def _note_species(taxa: dict[str, Species], recording: Recording, tags: dict[str, str]) -> None:
-    """Complete the entry of the recording's class with names that earlier recordings lacked."""
-    new = Species(
+def _species(recording: Recording, tags: dict[str, str]) -> Species:
+    return Species(
         recording.class_id,
         recording.scientific_name,
         recording.vernacular_name,
         tags.get("Order", ""),
         tags.get("Family", ""),
     )
-    old = taxa.get(recording.class_id, new)
-    taxa[recording.class_id] = Species(
-        recording.class_id,
-        old.scientific_name or new.scientific_name,
-        old.vernacular_name or new.vernacular_name,
-        old.order or new.order,
-        old.family or new.family,
-    )
-
-
-def _to_class_ids(background: str, by_name: dict[str, str], own: str) -> str:
-    """Translate scientific names to class ids; species that are no class of the corpus are left out."""
-    found = {by_name.get(" ".join(name.split()).casefold()) for name in background.split(",")}
-    return BACKGROUND_SEPARATOR.join(sorted(found - {None, own}))

@@ -214,6 +214,11 @@ class TestMini:
         config = load(None, ["data.source=birdclef", "data.root=/data/Birds2016"], mini=True)
         assert (config.corpus_dir.name, config.run_dir.name) == ("Birds2016-mini", "Birds2016-alexnet-mini")
 
+    def test_a_split_for_many_recordings_is_left(self):
+        overrides = ["train.split.name=kfold", "train.split.k=10"]
+        assert load(None, overrides).train.split == Part("kfold", {"k": 10})
+        assert load(None, overrides, mini=True).train.split == Part("grouped")
+
     def test_its_configuration_survives_a_round_trip(self, tmp_path):
         mini = load(CONFIGS[-1], mini=True)
         assert load(write(tmp_path, to_toml(mini))) == mini

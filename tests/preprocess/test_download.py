@@ -7,6 +7,7 @@ import shutil
 import socket
 import tarfile
 import threading
+import zipfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -432,3 +433,46 @@ class TestUnpack:
         (tmp_path / "a.tar").write_bytes(content)
         with pytest.raises(PipelineError, match="is damaged"):
             download.unpack(tmp_path / "a.tar", tmp_path)
+
+
+class TestUnpackZip:
+    def archive(self, folder: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+        path = folder / "a.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, content in members:
+                packed.writestr(name, content)
+        return path
+
+    def test_files_and_folders(self, tmp_path):
+        download.unpack_zip(self.archive(tmp_path, ("a/b.txt", b"1"), ("c.txt", b"2")), tmp_path / "out")
+        assert (tmp_path / "out" / "a" / "b.txt").read_bytes() == b"1"
+        assert (tmp_path / "out" / "c.txt").read_bytes() == b"2"
+
+    def test_a_link_is_refused_before_anything_is_written(self, tmp_path):
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        path = self.archive(tmp_path, ("first.txt", b"1"), (link, b"/etc/passwd"))
+        with pytest.raises(PipelineError, match=r"unsafe member: 'link'"):
+            download.unpack_zip(path, tmp_path / "out")
+        assert not (tmp_path / "out" / "first.txt").exists()
+
+    def test_more_than_the_disk_holds(self, tmp_path, monkeypatch):
+        usage = namedtuple("Usage", "total used free")(10, 9, 999)
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(PipelineError, match="needed in"):
+            download.unpack_zip(self.archive(tmp_path, ("zeros", bytes(1000))), tmp_path / "out")
+
+    @pytest.mark.parametrize("keep", [0.5, 0.99])
+    def test_cut(self, tmp_path, keep):
+        path = self.archive(tmp_path, ("a", CONTENT[:10_000]))
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        with pytest.raises(PipelineError, match=r"a\.zip is damaged"):
+            download.unpack_zip(path, tmp_path / "out")
+
+    def test_damaged_content(self, tmp_path):
+        path = self.archive(tmp_path, ("a", CONTENT[:10_000]))
+        content = bytearray(path.read_bytes())
+        content[5000] ^= 255
+        path.write_bytes(content)
+        with pytest.raises(PipelineError, match=r"a\.zip is damaged"):
+            download.unpack_zip(path, tmp_path / "out")

@@ -451,7 +451,8 @@ def test_background_weight_holdout_and_what_training_reads(with_background, monk
 def flat(config: Config) -> list[tuple[str, str, object]]:
     """Return the keys of a configuration that say which recordings it is about."""
     tree = configuration.to_dict(config)
-    chosen = {"data": tree["data"], "train": {"folder": tree["train"]["folder"]}}
+    select = {f"select.{key}": value for key, value in tree["data"].pop("select").items()}
+    chosen = {"data": tree["data"] | select, "train": {"folder": tree["train"]["folder"]}}
     return [(section, key, value) for section, table in chosen.items() for key, value in table.items()]
 
 
@@ -494,6 +495,17 @@ def test_no_validation_is_refused(corpus, home):
     with pytest.raises(PipelineError, match="leaves none to choose the best epoch by"):
         train_network(config)
     assert not config.run_dir.exists()
+
+
+def test_the_split_is_the_one_that_was_chosen(corpus, home, capsys):
+    """Four recordings of each species, a quarter of 4 and of the 3 that are left: 1, 1 and 2."""
+    split = "train.split={name='per_class', test=0.25, validation=0.25}"
+    config = derived(corpus, home, *TINY, split)
+    data = open_dataset(config, open_shards(features_folder(config), "train"))
+    for label in range(3):
+        sides = sorted(data.sides[data.labels == label].tolist())
+        assert sides == ["holdout", "train", "train", "validation"]
+    assert "warning" not in capsys.readouterr().out  # every recording of the fixture has a recordist of its own
 
 
 def test_a_single_species_is_refused(corpus, tmp_path):

@@ -1,0 +1,191 @@
+"""What the metadata of any corpus needs: cleaning of values, tables in CSV, names of species.
+
+Quality is kept on the scale of BirdCLEF: 1 is best, 5 worst, empty or 0 unrated.
+"""
+
+import ast
+import calendar
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from config import PipelineError
+from preprocess.audio import AudioError
+from preprocess.recordings import BACKGROUND_SEPARATOR, Species
+
+MAX_TABLE_BYTES = 1 << 29  # the largest real one, 2020, has some 20 MB
+MAX_LITERAL_CHARACTERS = 1 << 14  # a list in a cell; real ones have up to 1,000
+_UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
+_DELIMITERS = ",;\t|"
+_XENO_CANTO = re.compile(r"(?<![a-z0-9])XC(\d{1,9})(?!\d)", re.IGNORECASE)
+
+
+def known(text: str) -> str:
+    """Return the text, or nothing where it only says that the value is not known."""
+    return "" if text.casefold() in _UNKNOWN else text
+
+
+def clean_date(text: str) -> str:
+    """Return YYYY, YYYY-MM or YYYY-MM-DD, as far as it is known: 2001-10-00 is 2001-10, 0000-00-00 is empty."""
+    match = re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text)
+    if not match or int(match[1]) == 0:
+        return ""
+    year, month, day = match[1], int(match[2]), int(match[3])
+    if not 1 <= month <= 12:
+        return year
+    exists = 1 <= day <= calendar.monthrange(int(year), month)[1]
+    return f"{year}-{month:02d}" + (f"-{day:02d}" if exists else "")
+
+
+def clean_time(text: str) -> str:
+    """Return HH:MM on 24 hours: 9:45 is 09:45, 8:30pm is 20:30, ?:? is empty."""
+    match = re.match(r"(\d{1,2})[:.h](\d{2})\s*(am|pm)?", text.casefold())
+    if not match:
+        return ""
+    hour, minute = int(match[1]), int(match[2])
+    if match[3] and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if match[3] == "pm" else 0)
+    return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else ""
+
+
+def clean_number(text: str, limit: float) -> str:
+    """Return the text if it is a number with an absolute value up to limit, else nothing."""
+    try:
+        return text if abs(float(text)) <= limit else ""
+    except ValueError:
+        return ""
+
+
+def leading_number(text: str, limit: float) -> str:
+    """Return the number that a text begins with: '44100 (Hz)' is 44100, '~650 m' and 'sea level' are empty."""
+    match = re.match(r"\s*(-?\d+(?:\.\d+)?)(?![\d-])", text)
+    return clean_number(match[1], limit) if match else ""
+
+
+def from_rating(rating: str) -> str:
+    """Return the quality of a rating in stars: 5 stars are 1, one or a half is 5, 0 or nothing is unrated."""
+    stars = float(clean_number(rating, 5) or 0)
+    return f"{min(5.0, 6 - stars):g}" if stars > 0 else ""
+
+
+def literal_list(text: str) -> list[str]:
+    """Return the texts of a Python list in a cell, such as "['a', 'b']"; anything else is an empty list."""
+    if not text.startswith("[") or len(text) > MAX_LITERAL_CHARACTERS:
+        return []
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return []
+    return [item.strip() for item in value if isinstance(item, str) and item.strip()] if isinstance(value, list) else []
+
+
+def xeno_canto_number(*names: str) -> int | None:
+    """Return the xeno-canto number in the first of the names that has one: XC134896 is 134896."""
+    for name in names:
+        if match := _XENO_CANTO.search(name):
+            return int(match[1])
+    return None
+
+
+def check_class_id(text: str) -> str:
+    """Return a class id that every table can hold.
+
+    Raises:
+        AudioError: reason bad_class_id.
+    """
+    if not re.fullmatch(r"[^\s;,|\"'](?:[^;,|\"']{0,126}[^\s;,|\"'])?", text) or not text.isprintable():
+        raise AudioError("bad_class_id", ascii(text[:200]) if text else "no class")
+    return text
+
+
+def check_name(text: str) -> str:
+    """Return the name of a file or of one folder.
+
+    Raises:
+        AudioError: reason bad_filename, for a path that could lead elsewhere.
+    """
+    parts = text.split("/")
+    if not text or "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts):
+        raise AudioError("bad_filename", ascii(text[:200]) if text else "no file name")
+    return text
+
+
+def observation(class_id: str, recordist: str, date: str, media_id: str) -> str:
+    """Return what is never split: recordings of a species by one recordist on one day, if both are known."""
+    return f"{class_id}|{recordist}|{date}" if recordist else f"{class_id}|{media_id}"
+
+
+class Names:
+    """Finds the class that a name means: its id, scientific or common name, or 'Scientific_Common'."""
+
+    def __init__(self, species: Iterable[Species]) -> None:
+        """Take the classes of a corpus; where two share a name, the first has it."""
+        self.class_of: dict[str, str] = {}
+        rows = list(species)
+        for name in (
+            lambda row: row.class_id,
+            lambda row: row.scientific_name,
+            lambda row: row.vernacular_name,
+            lambda row: f"{row.scientific_name}_{row.vernacular_name}".strip("_"),
+        ):
+            for row in rows:
+                if name(row):
+                    self.class_of.setdefault(fold(name(row)), row.class_id)
+
+    def background(self, names: Iterable[str], own: str) -> str:
+        """Return the class ids of background species; what is no class of the corpus is left out."""
+        found = {self.class_of.get(fold(name)) for name in names}
+        return BACKGROUND_SEPARATOR.join(sorted(found - {None, own}))
+
+
+def fold(name: str) -> str:
+    """Return a name in lower case, with single blanks."""
+    return " ".join(name.split()).casefold()
+
+
+def complete(taxa: dict[str, Species], new: Species) -> None:
+    """Add a class, or complete its entry with names that earlier recordings lacked."""
+    old = taxa.get(new.class_id, new)
+    taxa[new.class_id] = Species(
+        new.class_id,
+        old.scientific_name or new.scientific_name,
+        old.vernacular_name or new.vernacular_name,
+        old.order or new.order,
+        old.family or new.family,
+    )
+
+
+def read_rows(path: Path, needed: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Yield the line number and the cells by column of a CSV with a header; None for a row of another width.
+
+    The delimiter is the one of , ; | and tab that the header holds most often. All cells stay text, so that
+    numeric labels are not changed, and are stripped of blanks around them.
+
+    Raises:
+        PipelineError: if the file is missing, too large, no CSV in UTF-8, or lacks one of the needed columns.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise PipelineError(f"{path} is larger than {MAX_TABLE_BYTES} bytes; this is no table of recordings.")
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            head = stream.readline(1 << 16)
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=head.count))
+            columns = [name.strip() for name in next(reader, [])]
+            missing = [name for name in needed if name not in columns]
+            if missing:
+                raise PipelineError(
+                    f"{path} lacks the column {', '.join(missing)}. Found: {', '.join(columns)[:300] or 'nothing'}."
+                )
+            for cells in reader:
+                if cells:
+                    fits = len(cells) == len(columns)
+                    yield (
+                        reader.line_num,
+                        {name: cell.strip() for name, cell in zip(columns, cells, strict=True)} if fits else None,
+                    )
+    except OSError as error:
+        raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None

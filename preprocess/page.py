@@ -1,0 +1,121 @@
+"""What the reports share: the look of a page, pictures and tables in it, and the overview of a corpus."""
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from preprocess.recordings import Recording, Reject
+
+LOG_AXIS_FROM = 10  # lengths: as many times the median as the longest; 0.5 s to 38 min occur
+BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+
+STYLE = """
+:root { color-scheme: light dark; --line: #cbd5e0; --soft: #f7fafc; --ink: #1a202c; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --line: #4a5568; --soft: #2d3748; --ink: #edf2f7; --paper: #1a202c; }
+  img.plot { background: #fff; border-radius: 4px; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; }
+.big { display: flex; gap: 1rem; flex-wrap: wrap; padding: 0; }
+.big li { list-style: none; background: var(--soft); border-radius: 6px; padding: .6rem 1.2rem; }
+.big b { display: block; font-size: 1.8rem; } .big small { display: block; }
+.shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; } figcaption { font-size: .9rem; }
+img.plot { max-width: 100%; } pre { background: var(--soft); padding: 1rem; overflow-x: auto; } .scroll { overflow-x: auto; }
+"""
+
+
+def picture(figure: Figure, words: str) -> str:
+    """Return a plot as an inline image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return inline(buffer.getvalue(), words, "plot")
+
+
+def inline(png: bytes, words: str, kind: str = "") -> str:
+    """Return PNG bytes as an image element with a text for those who do not see it."""
+    data = base64.b64encode(png).decode()
+    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
+    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        marked = (f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        return "<tr>" + "".join(marked) + "</tr>"
+
+    return (
+        '<div class="scroll"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
+    )
+
+
+def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]]) -> None:
+    """Write a page of sections, (heading, HTML), whole or not at all; it needs no other file and no network."""
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
+        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
+    )
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def corpus_overview(recordings: Sequence[Recording], rejects: Sequence[Reject]) -> str:
+    """Return recordings per species, lengths, sample rates and rejects as HTML."""
+    train = [row for row in recordings if row.part == "train"]
+    counts = Counter(row.class_id for row in train)
+    lengths = np.array([row.duration for row in recordings if row.duration])
+    parts = Counter(row.part for row in recordings)
+    ordered = sorted(counts.values(), reverse=True)
+    text = f"{parts['train']} recordings for training and {parts['test']} for the test, {len(counts)} species"
+    if len(lengths):
+        text += f", {lengths.sum() / 3600:.2f} hours"
+    facts = [f"{min(ordered)} to {max(ordered)} training recordings per species"] if ordered else []
+    if len(lengths):
+        facts.append(f"length from {lengths.min():.1f} to {lengths.max():.1f} s, median {np.median(lengths):.1f} s")
+    text += f". {'; '.join(facts)}" if facts else ""
+    text = f"<p>{text}.</p>" + picture(
+        draw_counts_and_lengths(ordered, lengths), "Bar chart of recordings per species and histogram of lengths"
+    )
+    rates = Counter(row.sample_rate for row in recordings)
+    rows = [(f"{rate:,} Hz" if rate else "unknown", count) for rate, count in sorted(rates.items())]
+    text += table(["sample rate", "recordings"], rows, [1])
+    reasons = Counter((reject.stage, reject.reason) for reject in rejects)
+    if not reasons:
+        return text + "<p>No file was rejected.</p>"
+    rows = [(html.escape(stage), html.escape(reason), count) for (stage, reason), count in sorted(reasons.items())]
+    return text + "<p>Rejected files (rejected.csv lists them):</p>" + table(["stage", "reason", "files"], rows, [2])
+
+
+def draw_counts_and_lengths(counts: Sequence[int], lengths: np.ndarray) -> Figure:
+    """Draw the recordings of each species, most first, and the distribution of the lengths in seconds."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3))
+    left.bar(range(len(counts)), counts, color=BLUE, width=0.9)
+    left.set(
+        xlabel="species, by number of recordings",
+        ylabel="training recordings",
+        title="Recordings per species",
+    )
+    logarithmic = len(lengths) and lengths.max() > LOG_AXIS_FROM * max(float(np.median(lengths)), 1e-3)
+    bins = np.geomspace(max(lengths.min(), 0.01), lengths.max() * 1.001, 41) if logarithmic else 40
+    right.hist(lengths, bins=bins, color=BLUE)
+    right.set(xlabel="seconds", ylabel="recordings", title="Lengths")
+    if logarithmic:
+        right.set_xscale("log")
+    return figure

@@ -1,0 +1,207 @@
+"""Which recordings of a corpus are kept: the rules of [data.select], exact copies, and the limit of a small run.
+
+Rules are applied in the order of the fields of `config.Select`, each to what the ones before it left, before the
+audio is looked at. What a rule removes becomes a row of rejected.csv with the reason excluded_...
+"""
+
+import csv
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from config import Select
+from config.commandline import log
+from preprocess.recordings import Recording, Reject
+from preprocess.sources import Corpus
+
+WORST_QUALITY = {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5}  # xeno-canto's letters on the scale of BirdCLEF
+_SPELLED_OUT = {  # terms of a Creative Commons licence in words
+    "noderivatives": "nd",
+    "noderivs": "nd",
+    "noncommercial": "nc",
+    "sharealike": "sa",
+    "attribution": "by",
+}
+
+
+def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
+    """Apply the rules of [data.select], and log what each removed.
+
+    Args:
+        corpus: as the source found it.
+        rule: the rules.
+        root: what the files are relative to.
+
+    Returns:
+        The corpus with the recordings and classes that are left, and a reject for every other recording.
+    """
+    if rule == Select(seed=rule.seed):
+        return corpus
+    labels = truth_classes(corpus)
+    rejects: list[Reject] = []
+    rows = corpus.recordings
+
+    def leave_out(reason: str, unwanted: Callable[[Recording], str]) -> None:
+        """Remove the rows for which unwanted returns a detail."""
+        nonlocal rows
+        details = [unwanted(row) for row in rows]
+        gone = [Reject(row.file, "fetch", reason, text) for row, text in zip(rows, details, strict=True) if text]
+        rows = [row for row, text in zip(rows, details, strict=True) if not text]
+        rejects.extend(gone)
+        log(f"{reason}: {len(gone)} recordings left out, {len(rows)} kept")
+
+    def leave_out_species(reason: str, unwanted: dict[str, str]) -> None:
+        leave_out(reason, lambda row: unwanted.get(row.class_id or labels.get(row.media_id, ""), ""))
+
+    if rule.exclude_licence:
+        terms = {term.casefold() for term in rule.exclude_licence}
+        leave_out("excluded_licence", lambda row: row.licence if terms & licence_terms(row.licence) else "")
+    if rule.min_quality:
+        leave_out("excluded_quality", lambda row: _too_poor(row, WORST_QUALITY[rule.min_quality], rule.unrated))
+    if rule.max_background >= 0:
+        leave_out(
+            "excluded_background",
+            lambda row: row.background if row.part == "train" and len(row.background_ids) > rule.max_background else "",
+        )
+    if rule.drop_copies:
+        rows, copies = drop_copies(root, rows)
+        rejects += copies
+        log(f"drop_copies: {len(copies)} recordings left out, {len(rows)} kept")
+    if rule.min_recordings:
+        counts = _train_counts(rows)
+        every = {row.class_id for row in corpus.recordings} | set(labels.values())
+        rare = {c: f"{counts[c]} of {c}" for c in every if c and counts[c] < rule.min_recordings}
+        leave_out_species("excluded_rare_species", rare)
+    if rule.top_species:
+        counts = _train_counts(rows)
+        ranked = sorted(counts, key=lambda c: (-counts[c], c))
+        kept = set(ranked[: rule.top_species])
+        every = {row.class_id for row in rows} | set(labels.values())
+        leave_out_species("excluded_not_top_species", {c: f"{counts[c]} of {c}" for c in every - kept if c})
+    if rule.max_recordings:
+        surplus = _surplus(rows, rule.max_recordings, rule.seed)
+        leave_out("excluded_surplus", lambda row: row.class_id if row.media_id in surplus else "")
+    present = {row.class_id for row in rows}
+    species = [row for row in corpus.species if row.class_id in present]
+    return replace(corpus, recordings=rows, species=species, rejects=[*corpus.rejects, *rejects])
+
+
+def rules(rule: Select) -> dict[str, Any]:
+    """Return the rules that are not at their default, by key, as JSON keeps them."""
+    default = dataclasses.asdict(Select())
+    return {
+        f"select.{key}": list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(rule).items()
+        if value != default[key]
+    }
+
+
+def licence_terms(licence: str) -> set[str]:
+    """Return the words of a licence: those of //creativecommons.org/licenses/by-nc-nd/4.0/ have by, nc and nd."""
+    words = re.findall(r"[a-z]+|\d+", licence.casefold().replace("non-commercial", "noncommercial"))
+    joined = set(words) | {first + second for first, second in itertools.pairwise(words)}
+    return set(words) | {short for long, short in _SPELLED_OUT.items() if long in joined}
+
+
+def drop_copies(root: Path, recordings: Sequence[Recording]) -> tuple[list[Recording], list[Reject]]:
+    """Find files with the same bytes; of each set one is kept: one of the test part, else the first.
+
+    Only files of equal size are read. A copy that carries another label than the kept one gets the reason
+    conflicting_label, else it is duplicate_content.
+    """
+    sizes: dict[int, list[Recording]] = defaultdict(list)
+    for row in recordings:
+        try:
+            sizes[(root / row.file).stat().st_size].append(row)
+        except OSError:  # verified later, with a reason of its own
+            continue
+    gone: dict[str, Reject] = {}
+    for same_size in sizes.values():
+        if len(same_size) < 2:
+            continue
+        first: dict[bytes, Recording] = {}
+        for row in sorted(same_size, key=lambda row: row.part != "test"):  # stable: the order is kept
+            try:
+                with (root / row.file).open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").digest()
+            except OSError:
+                continue
+            kept = first.setdefault(content, row)
+            if kept is not row and kept.file != row.file:
+                conflict = kept.class_id and row.class_id and kept.class_id != row.class_id
+                reason = "conflicting_label" if conflict else "duplicate_content"
+                detail = f"the same bytes as {kept.file}" + (f", which is {kept.class_id}" if conflict else "")
+                gone[row.file] = Reject(row.file, "fetch", reason, detail)
+    return [row for row in recordings if row.file not in gone], [*gone.values()]
+
+
+def drop_repeated(recordings: Iterable[Recording]) -> tuple[list[Recording], list[Reject]]:
+    """Keep the first row of each recording; the same media id with another class is a conflicting label."""
+    kept: dict[str, Recording] = {}
+    rejects = []
+    for row in recordings:
+        first = kept.setdefault(row.media_id, row)
+        if first is not row:
+            same = first.class_id == row.class_id
+            reason = "duplicate_recording" if same else "conflicting_label"
+            rejects.append(Reject(row.file, "fetch", reason, f"{row.media_id} is {first.class_id} in {first.file}"))
+    return list(kept.values()), rejects
+
+
+def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
+    """Keep `limit` training recordings of a few well-represented species, and test recordings of the same."""
+    if not limit:
+        return corpus
+    train = [row for row in corpus.recordings if row.part == "train"]
+    counts = Counter(row.class_id for row in train)
+    chosen = [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]]
+    queues = {c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen}
+    kept: list[Recording] = []
+    while len(kept) < limit and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(kept) < limit:
+                kept.append(queue.pop(0))
+    labels = truth_classes(corpus)
+    test = sorted((row for row in corpus.recordings if row.part == "test"), key=lambda row: row.file)
+    test = [row for row in test if not labels or labels.get(row.media_id) in chosen][: -(-limit // 3)]
+    species = [row for row in corpus.species if row.class_id in chosen]
+    return replace(corpus, recordings=kept + test, species=species)
+
+
+def truth_classes(corpus: Corpus) -> dict[str, str]:
+    """Return MediaId -> ClassId of the test part, as far as labels or a table of them tell."""
+    classes = {row.media_id: row.class_id for row in corpus.recordings if row.part == "test" and row.class_id}
+    if corpus.truth is not None:
+        with corpus.truth.open(newline="", encoding="utf-8-sig") as stream:
+            classes |= {row.get("MediaId", ""): row.get("ClassId", "") for row in csv.DictReader(stream)}
+    return classes
+
+
+def _too_poor(row: Recording, worst: int, unrated: bool) -> str:
+    rating = float(row.quality or 0)
+    if row.part != "train" or (rating == 0 and unrated) or 0 < rating <= worst:
+        return ""
+    return f"quality {rating:g}" if rating else "unrated"
+
+
+def _train_counts(rows: Iterable[Recording]) -> Counter[str]:
+    return Counter(row.class_id for row in rows if row.part == "train" and row.class_id)
+
+
+def _surplus(rows: Sequence[Recording], most: int, seed: int) -> set[str]:
+    """Return the media ids of training recordings beyond `most` per class, in an order drawn by seed and name."""
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.part == "train":
+            by_class[row.class_id].append(row.media_id)
+    return {
+        media_id
+        for media_ids in by_class.values()
+        for media_id in sorted(media_ids, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[most:]
+    }

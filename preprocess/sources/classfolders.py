@@ -1,0 +1,97 @@
+"""A folder per class, such as `Parus_major/anything.wav`, at any depth below the class.
+
+The layout of JibJib (input/data/<Genus_species>/*.wav) and of the audio of BirdCLEF 2024 at Passau.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import ConfigError, PipelineError
+from preprocess import audio
+from preprocess.metadata import check_class_id, check_name
+from preprocess.recordings import Recording, Reject, Species
+from preprocess.sources import Corpus
+
+
+@dataclass(frozen=True)
+class Source:
+    """All audio below the folders of root; a folder's name is its class."""
+
+    root: str = ""  # folder with one folder per class
+    group_pattern: str = ""  # regular expression; what its first group finds in a file's stem is never split,
+    # such as "(.*)_[0-9]+$" where clips are numbered pieces of one recording; empty: every file by itself
+    exclude: tuple[str, ...] = ()  # class folders that are not taken
+
+    def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
+        """Return the root.
+
+        Raises:
+            PipelineError: if it is no folder, or group_pattern is no regular expression with a group.
+        """
+        self._pattern()
+        return find_root(self.root, "a folder with one folder of audio per class")
+
+    def read(self, root: Path) -> Corpus:
+        """Return one recording of the training part for every audio file."""
+        pattern = self._pattern()
+        recordings, taxa, rejects = [], {}, []
+        for top, folders, names in os.walk(root):
+            folders.sort()
+            if Path(top) == root:
+                folders[:] = [name for name in folders if name not in self.exclude and not name.startswith(".")]
+            for path in (Path(top) / name for name in sorted(names)):
+                if not audio.is_audio(path):
+                    continue
+                file = path.relative_to(root).as_posix()
+                try:
+                    check_name(file)
+                    if "/" not in file:
+                        raise audio.AudioError("no_class", "the file lies in no class folder")
+                    class_id = check_class_id(file.partition("/")[0])
+                except audio.AudioError as error:
+                    rejects.append(
+                        Reject(file if file.isprintable() else ascii(file), "fetch", error.reason, error.detail)
+                    )
+                    continue
+                match = pattern.search(path.stem) if pattern else None
+                name = scientific_name(class_id)
+                taxa[class_id] = Species(class_id, name)
+                group = f"{class_id}|{match[1] or file}" if match else f"{class_id}|{file}"
+                recordings.append(
+                    Recording(file, file, class_id=class_id, group=group, part="train", scientific_name=name)
+                )
+        return Corpus(recordings, list(taxa.values()), rejects)
+
+    def _pattern(self) -> re.Pattern | None:
+        if not self.group_pattern:
+            return None
+        try:
+            pattern = re.compile(self.group_pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}: {error}."
+            ) from None
+        if pattern.groups < 1:
+            raise ConfigError(
+                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}. Expected: a (group)."
+            )
+        return pattern
+
+
+def find_root(root: str, what: str) -> Path:
+    """Return the folder that the option data.root names.
+
+    Raises:
+        PipelineError: if there is no such folder; `what` says what it should hold.
+    """
+    path = Path(root).expanduser().resolve()
+    if not root or not path.is_dir():
+        raise PipelineError(f"data.root is no folder: {root!r}. Expected: {what}.")
+    return path
+
+
+def scientific_name(folder: str) -> str:
+    """Return 'Parus major' for a folder Parus_major, and nothing for a name that does not look like one."""
+    return folder.replace("_", " ") if re.fullmatch(r"[A-Z][a-z]+(_[a-z-]+){1,2}", folder) else ""

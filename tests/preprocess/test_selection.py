@@ -1,0 +1,297 @@
+"""The rules of [data.select]: each removes what it says, says so, and nothing else."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config as configuration
+from config import ConfigError, PipelineError, Select
+from preprocess.fetchData import fetch
+from preprocess.recordings import Recording, Reject, Species, read_table
+from preprocess.selection import drop_copies, licence_terms, rules, select
+from preprocess.sources import Corpus
+
+NOWHERE = Path("/nowhere")
+
+
+def corpus(rows: list[Recording], truth: Path | None = None) -> Corpus:
+    return Corpus(rows, [Species(c) for c in sorted({row.class_id for row in rows} - {""})], truth=truth)
+
+
+def rows_of(counts: dict[str, int], part: str = "train", **facts) -> list[Recording]:
+    return [
+        Recording(f"{part}-{c}{i}", f"{part}/{c}{i}.wav", class_id=c, part=part, **facts)
+        for c, n in counts.items()
+        for i in range(n)
+    ]
+
+
+def kept(rule: Select, rows: list[Recording]) -> list[str]:
+    return [row.media_id for row in select(corpus(rows), rule, NOWHERE).recordings]
+
+
+class TestLicence:
+    ND = (
+        "//creativecommons.org/licenses/by-nc-nd/2.5/",
+        "CC-BY-ND 4.0",
+        "Creative Commons Attribution-NonCommercial-NoDerivs 2.5",
+        "Creative Commons Attribution-NoDerivatives 4.0",
+        "Attribution No Derivatives",
+    )
+    NOT_ND = (
+        "",
+        "//creativecommons.org/licenses/by-nc-sa/4.0/",
+        "Creative Commons Attribution-ShareAlike 3.0",
+        "CC0",
+        "//creativecommons.org/publicdomain/zero/1.0/",
+        "Andy's own terms, standard",
+    )
+
+    @pytest.mark.parametrize("licence", ND + NOT_ND)
+    def test_no_derivatives(self, licence):
+        rows = rows_of({"a": 1}, licence=licence) + rows_of({"a": 1}, part="test", licence=licence)
+        assert len(kept(Select(exclude_licence=("ND",)), rows)) == (0 if licence in self.ND else 2)
+
+    def test_terms(self):
+        assert {"by", "nc", "sa"} <= licence_terms("Creative Commons Attribution-NonCommercial-ShareAlike 3.0")
+        assert "nc" in licence_terms("non-commercial use only")
+        assert "nc" not in licence_terms("commercial use allowed")
+        assert "nd" not in licence_terms("standard")
+
+
+class TestQuality:
+    rows = tuple(
+        Recording(q or "unrated", f"{q}.wav", class_id="a", part=part, quality=q)
+        for q, part in [
+            ("1", "train"),
+            ("1.5", "train"),
+            ("2", "train"),
+            ("2.5", "train"),
+            ("5", "train"),
+            ("", "train"),
+        ]
+    )
+
+    @pytest.mark.parametrize(
+        ("rule", "expected"),
+        [
+            (Select(min_quality="A"), ["1", "unrated"]),
+            (Select(min_quality="B"), ["1", "1.5", "2", "unrated"]),
+            (Select(min_quality="B", unrated=False), ["1", "1.5", "2"]),
+            (Select(min_quality="E"), ["1", "1.5", "2", "2.5", "5", "unrated"]),
+            (Select(unrated=False), ["1", "1.5", "2", "2.5", "5", "unrated"]),  # only with min_quality
+        ],
+    )
+    def test_letters_on_the_scale_of_birdclef(self, rule, expected):
+        assert kept(rule, list(self.rows)) == expected
+
+    def test_zero_is_unrated_and_the_test_part_stays(self):
+        rows = rows_of({"a": 1}, quality="0") + rows_of({"a": 1}, part="test", quality="5")
+        assert kept(Select(min_quality="A", unrated=False), rows) == ["test-a0"]
+
+
+class TestBackground:
+    @pytest.mark.parametrize(("most", "expected"), [(-1, 3), (0, 1), (1, 2), (2, 3)])
+    def test_training_recordings_with_more(self, most, expected):
+        rows = [Recording(b or "none", "x", class_id="a", background=b) for b in ("", "b", "b,c")]
+        test = rows_of({"a": 1}, part="test", background="b,c,d")
+        assert len(kept(Select(max_background=most), rows + test)) == expected + 1
+
+
+class TestSpecies:
+    def test_min_recordings(self):
+        rows = rows_of({"a": 5, "b": 4, "c": 1}) + rows_of({"a": 2, "c": 9}, part="test")
+        result = select(corpus(rows), Select(min_recordings=5), NOWHERE)
+        assert Counter(row.media_id[:-1] for row in result.recordings) == {"train-a": 5, "test-a": 2}
+        assert [row.class_id for row in result.species] == ["a"]
+        assert Counter(reject.reason for reject in result.rejects) == {"excluded_rare_species": 14}
+        assert {reject.detail for reject in result.rejects} == {"4 of b", "1 of c"}
+
+    def test_top_species_breaks_ties_by_name(self):
+        rows = rows_of({"d": 3, "b": 2, "a": 2, "c": 2, "e": 1})
+        assert {row[-2] for row in kept(Select(top_species=3), rows)} == {"d", "a", "b"}
+
+    def test_unlabelled_test_recordings_go_with_their_truth(self, tmp_path):
+        truth = tmp_path / "truth.csv"
+        truth.write_text("MediaId,ClassId,BackgroundClassIds\n1,a,\n2,b,\n")
+        test = [Recording(str(i), f"{i}.wav", part="test") for i in (1, 2, 3)]
+        result = select(corpus(rows_of({"a": 3, "b": 1}) + test, truth), Select(min_recordings=2), NOWHERE)
+        assert [row.media_id for row in result.recordings if row.part == "test"] == ["1", "3"]
+
+    def test_rules_come_one_after_the_other(self):
+        """Quality first: b then has two recordings and is rare; of a three are left, and a cap of two."""
+        rows = rows_of({"a": 3}, quality="1") + rows_of({"b": 2}, quality="1")
+        rows += [Recording("poor", "poor.wav", class_id="b", quality="5")]
+        result = select(corpus(rows), Select(min_quality="C", min_recordings=3, max_recordings=2), NOWHERE)
+        assert Counter(row.class_id for row in result.recordings) == {"a": 2}
+        assert Counter(reject.reason for reject in result.rejects) == {
+            "excluded_quality": 1,
+            "excluded_rare_species": 2,
+            "excluded_surplus": 1,
+        }
+
+
+class TestCap:
+    rows = tuple(rows_of({"a": 30, "b": 4}) + rows_of({"a": 9}, part="test"))
+
+    def test_cap_per_species_of_the_training_part(self):
+        names = kept(Select(max_recordings=10), list(self.rows))
+        assert Counter(name.rstrip("0123456789") for name in names) == {"train-a": 10, "train-b": 4, "test-a": 9}
+
+    def test_seed_and_order(self):
+        one = kept(Select(max_recordings=10, seed=1), list(self.rows))
+        assert set(kept(Select(max_recordings=10, seed=1), list(self.rows)[::-1])) == set(one)
+        assert set(kept(Select(max_recordings=10, seed=2), list(self.rows))) != set(one)
+
+    def test_a_larger_cap_keeps_what_a_smaller_one_keeps(self):
+        assert set(kept(Select(max_recordings=5), list(self.rows))) < set(
+            kept(Select(max_recordings=6), list(self.rows))
+        )
+
+
+numbers = st.integers(0, 4)
+any_rule = st.builds(
+    Select,
+    exclude_licence=st.sampled_from([(), ("nd",)]),
+    min_quality=st.sampled_from(["", "A", "C"]),
+    unrated=st.booleans(),
+    max_background=st.integers(-1, 2),
+    min_recordings=numbers,
+    top_species=numbers,
+    max_recordings=numbers,
+)
+any_rows = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["", "1", "3.5", "5"]),
+        st.sampled_from(["", "b", "b,c"]),
+        st.sampled_from(["by", "by-nd"]),
+        st.sampled_from(["train", "test"]),
+    ),
+    max_size=25,
+).map(
+    lambda rows: [
+        Recording(str(i), f"{i}.wav", class_id=c, quality=q, background=b, licence=x, part=part)
+        for i, (c, q, b, x, part) in enumerate(rows)
+    ]
+)
+
+
+@given(rows=any_rows, rule=any_rule)
+@settings(max_examples=150, deadline=None)
+def test_every_recording_is_kept_or_listed_once(rows, rule):
+    result = select(corpus(rows), rule, NOWHERE)
+    assert sorted([row.file for row in result.recordings] + [r.file for r in result.rejects]) == sorted(
+        row.file for row in rows
+    )
+    counts = Counter(row.class_id for row in result.recordings if row.part == "train")
+    assert not rule.max_recordings or max(counts.values(), default=0) <= rule.max_recordings
+    assert not rule.top_species or len(counts) <= rule.top_species
+    assert {row.class_id for row in result.species} == {row.class_id for row in result.recordings}
+
+
+class TestCopies:
+    def write(self, root: Path, name: str, content: bytes, class_id: str, part: str = "train") -> Recording:
+        (root / name).write_bytes(content)
+        return Recording(name, name, class_id=class_id, part=part)
+
+    def test_same_bytes(self, tmp_path):
+        rows = [
+            self.write(tmp_path, "1", b"same", "a"),
+            self.write(tmp_path, "2", b"size", "a"),
+            self.write(tmp_path, "3", b"same", "a"),
+            self.write(tmp_path, "4", b"same", "b"),
+            self.write(tmp_path, "5", b"another", "a"),
+            Recording("6", "gone", class_id="a"),
+        ]
+        left, rejects = drop_copies(tmp_path, rows)
+        assert [row.media_id for row in left] == ["1", "2", "5", "6"]
+        assert [(r.file, r.reason) for r in rejects] == [("3", "duplicate_content"), ("4", "conflicting_label")]
+
+    def test_the_test_part_keeps_its_copy(self, tmp_path):
+        rows = [self.write(tmp_path, "1", b"same", "a"), self.write(tmp_path, "2", b"same", "", "test")]
+        left, rejects = drop_copies(tmp_path, rows)
+        assert [row.media_id for row in left] == ["2"]
+        assert [r.reason for r in rejects] == ["duplicate_content"]
+
+    def test_as_a_rule_of_any_source(self, tmp_path):
+        rows = [self.write(tmp_path, name, b"same", "a") for name in "123"]
+        assert len(select(corpus(rows), Select(drop_copies=True), tmp_path).recordings) == 1
+        assert len(select(corpus(rows), Select(), tmp_path).recordings) == 3
+
+
+class TestConfiguration:
+    def test_overrides_and_round_trip(self, tmp_path):
+        config = configuration.load(
+            None, ["data.select.top_species=100", 'data.select.exclude_licence=["nd"]', "data.select.min_quality=B"]
+        )
+        assert config.data.select == Select(top_species=100, exclude_licence=("nd",), min_quality="B")
+        path = tmp_path / "c.toml"
+        path.write_text(configuration.to_toml(config))
+        assert configuration.load(path) == config
+        assert rules(config.data.select) == {
+            "select.top_species": 100,
+            "select.exclude_licence": ["nd"],
+            "select.min_quality": "B",
+        }
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            (
+                "data.select.top=1",
+                r"Unknown key data\.select\.top\. data\.select accepts: drop_copies, exclude_licence",
+            ),
+            ("data.select.top_species=-1", r"data\.select\.top_species.*-1.*at least 0"),
+            ("data.select.min_quality=F", r"data\.select\.min_quality.*'F'.*A, B, C, D, E"),
+            ("data.select=3", r"data\.select.*3.*a table"),
+            ("data.select.exclude_licence=nd", r"data\.select\.exclude_licence.*'nd'.*a list"),
+        ],
+    )
+    def test_mistakes(self, override, words):
+        with pytest.raises(ConfigError, match=words):
+            configuration.load(None, [override])
+
+
+class TestStage:
+    """Through stage 1, with audio."""
+
+    def config(self, tmp_path: Path, *overrides: str) -> configuration.Config:
+        root = tmp_path / "birds"
+        if not root.exists():
+            for k, name in enumerate(
+                ["Parus_major/1.wav", "Parus_major/2.wav", "Parus_major/3.wav", "Pica_pica/1.wav"]
+            ):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(root / name, np.full(800, k / 10), 8000)
+        keys = ["data.source=classfolders", f"data.root={root}", f"data.folder={tmp_path}", "data.corpus=c"]
+        return configuration.load(None, [*keys, *overrides])
+
+    def test_listed_counted_and_logged(self, tmp_path, capsys):
+        config = self.config(tmp_path, "data.select.min_recordings=2", "data.select.max_recordings=2")
+        fetch(config, 1)
+        rejects = read_table(config.corpus_dir / "rejected.csv", Reject)
+        assert Counter((r.stage, r.reason) for r in rejects) == {
+            ("fetch", "excluded_rare_species"): 1,
+            ("fetch", "excluded_surplus"): 1,
+        }
+        assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
+        assert [row.class_id for row in read_table(config.corpus_dir / "classes.csv", Species)] == ["Parus_major"]
+        out = capsys.readouterr().out
+        assert "excluded_rare_species: 1 recordings left out, 3 kept" in out
+        assert "2 recordings taken, 2 rejected (excluded_rare_species 1, excluded_surplus 1)" in out
+
+    def test_other_rules_are_other_data(self, tmp_path):
+        fetch(self.config(tmp_path), 1)
+        fetch(self.config(tmp_path), 1)
+        with pytest.raises(PipelineError, match=r"data\.select\.top_species: None -> 1"):
+            fetch(self.config(tmp_path, "data.select.top_species=1"), 1)
+
+    def test_rules_that_leave_nothing(self, tmp_path):
+        with pytest.raises(PipelineError, match=r"no usable recording.*excluded_rare_species 4"):
+            fetch(self.config(tmp_path, "data.select.min_recordings=9"), 1)

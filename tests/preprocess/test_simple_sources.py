@@ -1,0 +1,234 @@
+"""A folder per class, the layout of ESC-50, and a table of labels."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import config as configuration
+from config import ConfigError, PipelineError
+from preprocess.fetchData import fetch
+from preprocess.recordings import Recording, Reject, read_table
+from preprocess.sources import classfolders, esc50, table
+
+
+def sound(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(800), 8000)
+
+
+class TestClassFolders:
+    @pytest.fixture
+    def root(self, tmp_path) -> Path:
+        for name in ("Parus_major/a_1.wav", "Parus_major/a_2.wav", "Parus_major/deep/b_1.flac", "Noise_noise/n.wav"):
+            sound(tmp_path / "birds" / name)
+        return tmp_path / "birds"
+
+    def read(self, root: Path, **options):
+        source = classfolders.Source(root=str(root), **options)
+        return source.read(source.fetch(root, 0, 1))
+
+    def test_folders_are_classes(self, root):
+        corpus = self.read(root)
+        assert [(row.media_id, row.class_id, row.scientific_name) for row in corpus.recordings] == [
+            ("Noise_noise/n.wav", "Noise_noise", "Noise noise"),
+            ("Parus_major/a_1.wav", "Parus_major", "Parus major"),
+            ("Parus_major/a_2.wav", "Parus_major", "Parus major"),
+            ("Parus_major/deep/b_1.flac", "Parus_major", "Parus major"),
+        ]
+        assert len({row.group for row in corpus.recordings}) == 4
+        assert {row.class_id for row in corpus.species} == {"Noise_noise", "Parus_major"}
+
+    def test_pieces_of_one_recording_are_a_group(self, root):
+        groups = {row.media_id: row.group for row in self.read(root, group_pattern=r"(.*)_\d+$").recordings}
+        assert groups["Parus_major/a_1.wav"] == groups["Parus_major/a_2.wav"] == "Parus_major|a"
+        assert len(set(groups.values())) == 3
+
+    def test_exclude(self, root):
+        assert {row.class_id for row in self.read(root, exclude=("Noise_noise",)).recordings} == {"Parus_major"}
+
+    def test_odd_names_are_rejected(self, root):
+        for name in ("loose.wav", "a;b/1.wav", ".hidden/1.wav", "Parus_major/notes.txt", "Parus_major/x\ny.wav"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(b"x")
+        corpus = self.read(root)
+        assert len(corpus.recordings) == 4
+        assert sorted(r.reason for r in corpus.rejects) == ["bad_class_id", "bad_filename", "no_class"]
+
+    @pytest.mark.parametrize("pattern", ["(", "no group"])
+    def test_bad_pattern(self, root, pattern):
+        with pytest.raises(ConfigError, match=r"data\.group_pattern"):
+            self.read(root, group_pattern=pattern)
+
+    @pytest.mark.parametrize("root", ["", "/nowhere/at/all"])
+    def test_no_folder(self, root, tmp_path):
+        with pytest.raises(PipelineError, match=r"data\.root is no folder.*one folder of audio per class"):
+            classfolders.Source(root=root).fetch(tmp_path, 0, 1)
+
+    @pytest.mark.parametrize(
+        ("folder", "name"),
+        [("Parus_major", "Parus major"), ("Corvus_corone_cornix", "Corvus corone cornix"), ("asbfly", ""), ("A_B", "")],
+    )
+    def test_scientific_name(self, folder, name):
+        assert classfolders.scientific_name(folder) == name
+
+    def test_a_link_out_of_the_corpus_is_refused(self, root, tmp_path):
+        sound(tmp_path / "private.wav")
+        (root / "Parus_major" / "link.wav").symlink_to(tmp_path / "private.wav")
+        config = configuration.load(
+            None, ["data.source=classfolders", f"data.root={root}", f"data.folder={tmp_path}", "data.corpus=c"]
+        )
+        fetch(config, 1)
+        rejects = read_table(config.corpus_dir / "rejected.csv", Reject)
+        assert [(r.file, r.reason) for r in rejects] == [("Parus_major/link.wav", "outside_root")]
+
+
+class TestEsc50:
+    @pytest.fixture
+    def root(self, tmp_path) -> Path:
+        root = tmp_path / "esc"
+        (root / "meta").mkdir(parents=True)
+        with (root / "meta" / "esc50.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
+            for fold in range(1, 6):
+                for target, (category, esc10) in enumerate([("dog", True), ("rain", True), ("frog", False)]):
+                    for take in "AB":
+                        name = f"{fold}-{100 + fold}-{take}-{target}.wav"
+                        sound(root / "audio" / name)
+                        writer.writerow([name, fold, target, category, esc10, 100 + fold, take])
+        return root
+
+    def read(self, root: Path, **options):
+        source = esc50.Source(root=str(root), **options)
+        return source.read(source.fetch(root, 0, 1))
+
+    def test_official_folds_and_groups(self, root):
+        corpus = self.read(root)
+        assert len(corpus.recordings) == 30
+        row = corpus.recordings[0]
+        assert (row.media_id, row.file, row.class_id, row.fold, row.group, row.part) == (
+            "1-101-A-0",
+            "audio/1-101-A-0.wav",
+            "dog",
+            "1",
+            "dog|101",
+            "train",
+        )
+        assert len({row.group for row in corpus.recordings}) == 15  # both takes of a source file together
+
+    def test_only_esc10_and_test_fold(self, root):
+        corpus = self.read(root, only_esc10=True, test_fold=5)
+        assert {row.class_id for row in corpus.recordings} == {"dog", "rain"}
+        assert {(row.part, row.fold) for row in corpus.recordings} == {("test", "5"), *(("train", f) for f in "1234")}
+
+    def test_fold_that_is_not_there(self, root):
+        with pytest.raises(PipelineError, match=r"data\.test_fold=6.*1, 2, 3, 4, 5"):
+            self.read(root, test_fold=6)
+
+    def test_missing_and_unsafe_files(self, root):
+        (root / "audio" / "1-101-A-0.wav").unlink()
+        with (root / "meta" / "esc50.csv").open("a") as stream:
+            stream.write("../../x.wav,1,0,dog,True,1,A\nshort\n")
+        corpus = self.read(root)
+        assert [r.reason for r in corpus.rejects] == ["no_audio", "bad_filename", "metadata_malformed"]
+        assert len(corpus.recordings) == 29
+
+    def test_other_folder(self, tmp_path):
+        with pytest.raises(PipelineError, match="not in the layout of ESC-50"):
+            esc50.Source(root=str(tmp_path)).fetch(tmp_path, 0, 1)
+
+    def test_the_test_fold_becomes_a_truth(self, root, tmp_path):
+        keys = [
+            "data.source=esc50",
+            f"data.root={root}",
+            f"data.folder={tmp_path}",
+            "data.corpus=c",
+            "data.test_fold=2",
+        ]
+        config = configuration.load(None, keys)
+        fetch(config, 1)
+        with (config.corpus_dir / "truth.csv").open() as stream:
+            truth = {row["MediaId"]: row["ClassId"] for row in csv.DictReader(stream)}
+        assert truth == {f"2-102-{take}-{i}": name for take in "AB" for i, name in enumerate(("dog", "rain", "frog"))}
+
+
+class TestTable:
+    def read(self, root: Path, text: str | bytes, files: tuple[str, ...] = ("a.wav", "sub/b.wav", "c.wav"), **options):
+        for name in files:
+            sound(root / name)
+        (root / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        source = table.Source(root=str(root), **options)
+        return source.read(source.fetch(root, 0, 1))
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+    def test_file_and_label_are_enough(self, tmp_path, delimiter):
+        text = "file,label\na.wav,007\nsub/b.wav,1e5\n".replace(",", delimiter)
+        corpus = self.read(tmp_path, text.encode("utf-8-sig"))
+        assert [(row.file, row.class_id, row.part) for row in corpus.recordings] == [
+            ("a.wav", "007", "train"),
+            ("sub/b.wav", "1e5", "train"),
+        ]
+        assert corpus.recordings[0].group != corpus.recordings[1].group
+
+    def test_split_group_and_what_else_is_known(self, tmp_path):
+        corpus = self.read(
+            tmp_path,
+            "label,file,split,group,author,date,latitude,longitude,quality,licence,scientific_name,background,colour\n"
+            "x,a.wav,train,g1,Ann,2020-5-1,12.5,-7,1,CC0,Parus major,,red\n"
+            "x,sub/b.wav,TEST,,Ann,2020-05-01,99,x,9,,,Pica pica,\n"
+            "y,c.wav,val,,Ann,2020-05-01,,,,,Pica pica,parus major,\n",
+        )
+        a, b, c = corpus.recordings
+        assert (a.group, b.group, c.group) == ("g1", "x|Ann|2020-05-01", "y|Ann|2020-05-01")
+        assert (a.part, b.part, c.part) == ("train", "test", "train")
+        assert (a.fold, b.fold, c.fold) == ("", "", "val")
+        assert (a.date, a.latitude, a.longitude, a.quality, a.licence) == ("2020-05-01", "12.5", "-7", "1", "CC0")
+        assert (b.latitude, b.longitude, b.quality, b.background, c.background) == ("", "", "", "y", "x")
+
+    def test_unlabelled_only_in_the_test_part(self, tmp_path):
+        corpus = self.read(tmp_path, "file,label,split\na.wav,,test\nc.wav,,train\nsub/b.wav,x,train\n")
+        assert [(row.class_id, row.part) for row in corpus.recordings] == [("", "test"), ("x", "train")]
+        assert [(r.file, r.reason) for r in corpus.rejects] == [("labels.csv:3", "bad_class_id")]
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("../a.wav", "bad_filename"),
+            ("/etc/passwd.wav", "bad_filename"),
+            ("sub/../a.wav", "bad_filename"),
+            ("a\\b.wav", "bad_filename"),
+            ("", "bad_filename"),
+            ("labels.csv", "bad_filename"),
+            ("gone.wav", "no_audio"),
+        ],
+    )
+    def test_file_names_that_mean_harm(self, tmp_path, name, reason):
+        corpus = self.read(tmp_path, f"file,label\n{name},x\nc.wav,x\n")
+        assert [r.reason for r in corpus.rejects] == [reason]
+        assert len(corpus.recordings) == 1
+
+    def test_missing_table_and_columns(self, tmp_path):
+        with pytest.raises(PipelineError, match=r"labels\.csv lacks the column label. Found: file, species"):
+            self.read(tmp_path, "file,species\na.wav,x\n")
+        with pytest.raises(PipelineError, match=r"no table .*other\.csv.*data\.table"):
+            self.read(tmp_path, "file,label\n", table="other.csv")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_unreadable_table(self, tmp_path):
+        self.read(tmp_path, "file,label\na.wav,x\n")
+        (tmp_path / "labels.csv").chmod(0)
+        with pytest.raises(PipelineError, match="Permission denied"):
+            table.Source(root=str(tmp_path)).read(tmp_path)
+
+    def test_a_file_listed_twice(self, tmp_path):
+        self.read(tmp_path / "t", "file,label\na.wav,x\na.wav,y\nc.wav,y\n")
+        config = configuration.load(
+            None, ["data.source=table", f"data.root={tmp_path / 't'}", f"data.folder={tmp_path}", "data.corpus=c"]
+        )
+        fetch(config, 1)
+        assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
+        assert [r.reason for r in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["duplicate_media_id"]
