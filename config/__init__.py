@@ -45,6 +45,7 @@ class Between:
 
 Count = Annotated[int, Between(0)]
 Positive = Annotated[int, Between(1)]
+NonNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1)]
 
 
