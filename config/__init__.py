@@ -88,6 +88,8 @@ class Model:
 
     network: str = "alexnet"  # a module of train/models
     normalise: Literal["bin", "global", "none"] = "bin"  # mean and deviation per frequency bin, one of each, none
+    start: str = ""  # starting weights: a run, a weights file, imagenet or a VGGish checkpoint (train/start_weights.py)
+    freeze: Literal["backbone"] | Count = 0  # train only the head, or keep so many of the first layers with weights
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -379,12 +381,13 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         item = typing.get_args(hint)[0]
         return origin(_check(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin in (typing.Union, types.UnionType):
+        accepted = []
         for choice in typing.get_args(hint):
             try:
                 return _check(value, choice, where)
-            except ConfigError:
-                continue
-        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {hint}.")
+            except ConfigError as error:
+                accepted.append(str(error).partition("Expected")[2].strip(": ").rstrip("."))
+        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {'; or '.join(accepted)}.")
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a table.")

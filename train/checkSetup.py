@@ -40,8 +40,11 @@ def check(config: Config) -> None:
     from train.augment import open_augmentations
     from train.losses import open_loss
     from train.network import build_model, open_optimizer
+    from train.run import Run
+    from train.start_weights import check_start
     from train.trainModel import hardware
 
+    check_start(config.model, load=not Run(config.run_dir).has_state())
     open_loss(config.train.loss)
     open_augmentations(config.train.augment)
     open_optimizer(config, 1)

@@ -119,6 +119,7 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
     from train.losses import open_loss
     from train.MAPCallback import MAPCallback
     from train.network import build_model, build_trainer, fit_statistics
+    from train.start_weights import prepare
 
     keras.utils.set_random_seed(config.train.seed)
     loss = open_loss(config.train.loss)
@@ -132,6 +133,7 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
         config.train.random_windows,
     )
     model = build_model(config, reader.encoding, reader.bins, len(data.species))
+    prepare(config.model, model.layers[-1], [kind.class_id for kind in data.species], load=not target.has_state())
     fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)
