@@ -11,6 +11,7 @@ from tests.train.small_networks import SMALL
 from train.losses import open_loss
 from train.models import open_network
 from train.models.application import Pixels
+from train.models.resnet import convolve
 from train.network import build_model, build_trainer
 
 ENCODING = Encoding("uint8", 0.05, -4.5)
@@ -55,6 +56,15 @@ def test_simplecnn():
     by_hand = (27 + 1) * 32 + (288 + 1) * 64 + (576 + 1) * 128 + (128 * 16 * 16 + 1) * 256 + 257 * 182
     assert network.count_params() == by_hand
     assert round(by_hand / 1e6, 2) == 8.53
+
+
+def test_baseline_cnn_of_the_passau_report():
+    """224 x 224, a batch normalisation after each convolution, 128 hidden units; figures by hand."""
+    network = build("simplecnn", (224, 224, 3), 182, dense=128, batch_normalisation=True)
+    convolutions = 28 * 32 + 289 * 64 + 577 * 128 + 4 * (32 + 64 + 128)
+    assert network.count_params() == convolutions + (28 * 28 * 128 + 1) * 128 + 129 * 182
+    order = [type(layer).__name__ for layer in network.layers[1:10]]
+    assert order == ["Conv2D", "BatchNormalization", "MaxPooling2D"] * 3
 
 
 @pytest.mark.parametrize(
@@ -330,13 +340,34 @@ def bright_half(bins: int, frames: int, count: int = 32) -> tuple[np.ndarray, np
     return image.astype(np.float32), labels
 
 
+def test_grouped_convolutions_learn():
+    """A kernel in groups gets a gradient on every device: each output follows the channels of its own group alone."""
+    keras.utils.set_random_seed(6)
+    image = keras.Input((4, 4, 4))
+    network = keras.Model(image, convolve(image, 2, 3, groups=2, relu=False))
+    network.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+    kernel = of_kind(network, kinds.Conv2D)[0].kernel
+    assert tuple(kernel.shape) == (3, 3, 2, 2)
+    before = np.array(kernel.value)
+    given = np.random.default_rng(6).standard_normal((8, 4, 4, 4)).astype(np.float32)
+    given[..., :2] = 0
+    network.train_on_batch(given, np.ones((8, 4, 4, 2), np.float32))
+    changed = np.abs(np.array(kernel.value) - before).max(axis=(0, 1, 2))
+    assert changed[0] == 0
+    assert changed[1] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in ("alexnet", "birdclef")])
 def test_every_network_learns(name):
     """Two classes that a threshold on one bin separates: the loss falls far below that of guessing, log 2."""
     keras.utils.set_random_seed(5)
     bins, frames, _ = SMALL[name]
-    wide = {"resnext": {"width": 8}, "convlstm": {"lstm": 12, "dense": (8, 8)}, "vggish": {"fully_connected": 32}}
+    wide = {
+        "resnext": {"width": 8, "groups": 1},
+        "convlstm": {"lstm": 12, "dense": (8, 8)},
+        "vggish": {"fully_connected": 32},
+    }
     network = small(name, **wide.get(name, {}))
     image, labels = bright_half(bins, frames)
     low = 0.25 * np.log(2)

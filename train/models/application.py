@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 from config import ConfigError, NonNegative, Positive, Share, check_choice
@@ -88,10 +87,10 @@ class Pixels(layers.Layer):
         """Return pixels, 0 to 255, after the backbone's own preprocessing."""
         if image.shape[-1] == 1:
             image = ops.repeat(image, 3, axis=-1)
-        pixels = (
-            image * 255.0 if self.values == "unit" else image * np.float32(PIXEL_DEVIATION) + np.float32(PIXEL_MEAN)
-        )
-        return self.preprocess(pixels)
+        if self.values == "unit":
+            return self.preprocess(image * 255.0)
+        mean, deviation = (ops.convert_to_tensor(values, "float32") for values in (PIXEL_MEAN, PIXEL_DEVIATION))
+        return self.preprocess(image * deviation + mean)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         """Return [batch, frequency, time, 3]."""

@@ -55,7 +55,8 @@ def build(
     x = layers.BatchNormalization(momentum=momentum)(x)
     x = layers.MaxPooling2D()(layers.ReLU()(x))
     x = layers.Dropout(dropout)(x)
-    x = layers.LSTM(lstm)(layers.Reshape((x.shape[1], x.shape[2] * filters))(x))
+    x = layers.Reshape((x.shape[1], x.shape[2] * filters))(x)
+    x = layers.LSTM(lstm, use_cudnn=False)(x)  # XLA cannot compile cuDNN's
     x = layers.Dropout(dropout)(x)
     for units in dense:
         x = layers.Dense(units, kernel_regularizer=penalty())(x)

@@ -59,7 +59,7 @@ def build(
     backbone = keras.Model(patch, layers.Dense(embedding)(x), name="backbone")
 
     count = -(-frames // patch_frames)
-    starts = np.linspace(0, frames - patch_frames, count).round().astype(int)
+    starts = np.linspace(0, frames - patch_frames, count).round().astype(int).tolist()
     image = keras.Input(input_shape)
     x = layers.Permute((2, 1, 3))(image)
     if count > 1:
