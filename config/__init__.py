@@ -45,6 +45,7 @@ class Between:
 
 Count = Annotated[int, Between(0)]
 Positive = Annotated[int, Between(1)]
+NonNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1)]
 
 
@@ -106,6 +107,8 @@ class Model:
     normalise: Literal["bin", "global", "item", "none"] = "bin"  # by mean and deviation per bin, one of each;
     # item: every segment by its own extremes to -1 ... 1
     dynamic_range: Annotated[float, Between(0)] = 0.0  # of a segment's values below its largest, such as 80 dB; 0: all
+    start: str = ""  # starting weights: a run, a weights file, imagenet or a VGGish checkpoint (train/start_weights.py)
+    freeze: Literal["backbone"] | Count = 0  # train only the head, or keep so many of the first layers with weights
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -414,12 +417,13 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         item = typing.get_args(hint)[0]
         return origin(_check(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin in (typing.Union, types.UnionType):
+        accepted = []
         for choice in typing.get_args(hint):
             try:
                 return _check(value, choice, where)
-            except ConfigError:
-                continue
-        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {hint}.")
+            except ConfigError as error:
+                accepted.append(str(error).partition("Expected")[2].strip(": ").rstrip("."))
+        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: {'; or '.join(accepted)}.")
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a table.")

@@ -57,13 +57,17 @@ class Run:
 
     # Starting and resuming
 
+    def has_state(self) -> bool:
+        """Tell whether an epoch is done, so that training resumes."""
+        return (self.folder / "state.h5").exists()
+
     def start(self, config: Config, species: Sequence[Species], stamp: FeatureStamp, split: dict[str, str]) -> None:
         """Write what identifies the run, or check that an earlier start wrote the same.
 
         Raises:
             PipelineError: if the folder holds a run with other settings or other features.
         """
-        if (self.folder / "state.h5").exists():  # before the first epoch is done there is nothing to mix up
+        if self.has_state():  # before the first epoch is done there is nothing to mix up
             self.check_same(config)
             if self.read_stamp() != stamp:
                 raise PipelineError(

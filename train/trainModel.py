@@ -121,6 +121,7 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
     from train.losses import class_weights, open_loss
     from train.MAPCallback import MAPCallback
     from train.network import build_model, build_trainer, fit_statistics
+    from train.start_weights import prepare
 
     keras.utils.set_random_seed(config.train.seed)
     reader, training, validation = data.reader, data.side("train"), data.side("validation")
@@ -137,6 +138,8 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
     targets = data.targets(config.train.background_weight, noise_class)
     batches = Batches(reader, training, targets, config.train, wanted, noise)
     model = build_model(config, reader.encoding, reader.shape, len(data.species) + noise_class)
+    outputs = [kind.class_id for kind in data.species] + ["noise"] * noise_class
+    prepare(config.model, model.layers[-1], outputs, load=not target.has_state())
     fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)

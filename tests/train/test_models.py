@@ -162,7 +162,7 @@ def test_logits_and_weights_are_float32_under_every_precision(name, policy):
 
 
 def test_unknown_network_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"model\.network.*'vgg'.*alexnet, birdclef"):
+    with pytest.raises(ConfigError, match=r"model\.network.*'vgg'.*alexnet, application, birdclef, cnn1"):
         open_network(configuration.Model("vgg"))
 
 
