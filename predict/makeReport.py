@@ -16,12 +16,11 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
-import base64
 import csv
 import html
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,30 +42,15 @@ from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from train.generateImages import draw_beside_raw
+from train.hardwareLog import read_hardware_log
 from train.metrics import average_precision
+from train.page import BLUE, GREY, ORANGE, inline, table, write_page
 from train.run import Run, last_run
 
 EXAMPLES = 12  # spectrograms on the page
 MAX_MATRIX = 40  # species that still can be read in a confusion matrix
 WORST = 15  # confusions and recordings listed
-BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
-
-STYLE = """
-:root { color-scheme: light dark; --line: #cbd5e0; --soft: #f7fafc; --ink: #1a202c; --paper: #fff; }
-@media (prefers-color-scheme: dark) { :root { --line: #4a5568; --soft: #2d3748; --ink: #edf2f7; --paper: #1a202c; }
-  img.plot { background: #fff; border-radius: 4px; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; }
-.big { display: flex; gap: 1rem; flex-wrap: wrap; padding: 0; }
-.big li { list-style: none; background: var(--soft); border-radius: 6px; padding: .6rem 1.2rem; }
-.big b { display: block; font-size: 1.8rem; } .big small { display: block; }
-.shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; } figcaption { font-size: .9rem; }
-img.plot { max-width: 100%; } pre { background: var(--soft); padding: 1rem; overflow-x: auto; } .scroll { overflow-x: auto; }
-"""
+MAX_POINTS = 600  # of a curve of the hardware; more are averaged
 
 
 @dataclass(frozen=True)
@@ -149,24 +133,6 @@ def picture(figure: Figure, words: str) -> str:
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)
     return inline(buffer.getvalue(), words, "plot")
-
-
-def inline(png: bytes, words: str, kind: str = "") -> str:
-    """Return PNG bytes as an image element with a text for those who do not see it."""
-    data = base64.b64encode(png).decode()
-    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
-    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-        return "<tr>" + "".join(marked) + "</tr>"
-
-    return (
-        '<div class="scroll"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
-    )
 
 
 def section_result(facts: Facts) -> str:
@@ -286,6 +252,41 @@ def learning_curves(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
+def section_training(facts: Facts, curves: Figure) -> str:
+    """Return the learning curves, and what the machine did meanwhile where that was kept."""
+    waiting = 100 * np.array([row["waiting_share"] for row in facts.history])
+    text = picture(curves, "Loss, accuracy and mean average precision over the epochs")
+    text += (
+        f"<p>Share of the time spent waiting for data: {waiting.mean():.1f} % on average, {waiting.max():.1f} % in the "
+        "worst epoch.</p>"
+    )
+    devices = read_hardware_log(facts.target.folder / "hardware.csv")
+    if devices:
+        text += "<h3>Use of the machine</h3>"
+        text += picture(hardware_curves(devices), "Use, memory and temperature of the devices over time")
+    return text
+
+
+def hardware_curves(devices: dict[str, list[dict[str, float]]]) -> Figure:
+    """Return use, memory and, where a device reports it, temperature over the time of training."""
+    hot = any(np.isfinite(row["temperature_c"]) for rows in devices.values() for row in rows)
+    figure, axes = plt.subplots(1, 3 if hot else 2, figsize=(12, 2.8))
+    plots = [("use_percent", "use, % of a core or card", 1), ("memory_mb", "memory in use, GB", 1024)]
+    plots += [("temperature_c", "temperature, degrees Celsius", 1)] if hot else []
+    for axis, (name, title, unit) in zip(axes, plots, strict=True):
+        for device, rows in sorted(devices.items()):
+            values = np.array([row[name] for row in rows]) / unit
+            minutes = np.array([row["seconds"] for row in rows]) / 60
+            parts = min(len(rows), MAX_POINTS)
+            means = [[part.mean() for part in np.array_split(line, parts)] for line in (minutes, values)]
+            if np.isfinite(values).any():
+                axis.plot(*means, label="all cores" if device == "cpu" else device, marker="." if parts < 30 else "")
+        axis.set(xlabel="minutes of training", title=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    return figure
+
+
 def section_species(facts: Facts) -> str:
     """Return figures per species, the confusion matrix and the worst confusions."""
     ranking, classes = facts.ranking, facts.ranking.classes
@@ -379,21 +380,14 @@ def make_report(target: Run) -> Path:
         ("Result", section_result(facts)),
         ("Corpus", section_corpus(facts)),
         ("Spectrograms", section_spectrograms(facts)),
-        ("Learning curves", picture(curves, "Loss, accuracy and mean average precision over the epochs")),
+        ("Learning curves", section_training(facts, curves)),
         ("Species", section_species(facts)),
         ("Hardware, time and configuration", section_cost(facts)),
     )
     title = f"{target.folder.name}: {facts.config.model.network} on {facts.config.corpus_dir.name}"
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
-    )
     path = target.folder / "report.html"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_page(path, title, body)
     return path
 
 

@@ -39,10 +39,12 @@ def check(config: Config) -> None:
             raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
     from train.augment import open_augmentations
     from train.losses import open_loss
+    from train.mlflowLog import require_mlflow
     from train.network import build_model, open_optimizer
     from train.trainModel import hardware
 
     open_loss(config.train.loss)
+    require_mlflow(config)
     open_augmentations(config.train.augment)
     open_optimizer(config, 1)
     build_model(config, recipe.encoding, int(recipe.edges[-1]), 2)
