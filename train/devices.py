@@ -5,8 +5,9 @@ of all devices together. The loss is the mean over the whole batch as on one dev
 statistics from each device's share on tensorflow, from the whole batch on jax.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -70,3 +71,23 @@ def data_parallel(config: Config) -> Iterator[None]:
         yield
     finally:
         keras.distribution.set_distribution(before)
+
+
+def restartable(trainer: keras.Model, open_stream: Callable[[], Iterator], batch_size: int) -> Any:
+    """Return what `fit` takes: the stream itself, or for several devices of TensorFlow a data set that reopens it.
+
+    There `fit` reads ahead once to build the model, and begins anew; a generator would lose those batches.
+
+    Args:
+        trainer: takes [codes, targets].
+        open_stream: returns a new iterator over ((codes, targets), dummy), as of `Batches.stream`.
+        batch_size: of all devices together.
+    """
+    strategy = getattr(trainer, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return open_stream()
+    import tensorflow as tf
+
+    inputs = tuple(tf.TensorSpec((batch_size, *item.shape[1:]), item.dtype) for item in trainer.inputs)
+    signature = (inputs, tf.TensorSpec((batch_size,), tf.float32))
+    return tf.data.Dataset.from_generator(open_stream, output_signature=signature)

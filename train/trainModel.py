@@ -132,6 +132,7 @@ def fit(
     import keras
 
     from train.batches import Batches
+    from train.devices import restartable
     from train.hardwareLog import HardwareLog
     from train.losses import open_loss
     from train.MAPCallback import MAPCallback
@@ -172,14 +173,15 @@ def fit(
         data.background[validation],
         config.predict.batch_size,
     )
+    first = len(history)
     recorder = recorder_callback(keras, config, target, model, batches, history, tracking, stops)
     if len(history) < config.train.epochs and not stops_early(history, config.train.patience):
         with HardwareLog(target.folder / "hardware.csv", config.train.hardware_log):
             trainer.fit(
-                batches.stream(len(history)),
+                restartable(trainer, lambda: batches.stream(first), batches.batch_size),
                 steps_per_epoch=batches.steps,
                 epochs=config.train.epochs,
-                initial_epoch=len(history),
+                initial_epoch=first,
                 callbacks=[scoring, recorder],
                 shuffle=False,  # the stream comes in its final order
                 verbose=0,
