@@ -1,6 +1,6 @@
 """The typed configuration: one TOML file is one experiment.
 
-The sections are data, features, model, train and predict. A section holds common fields, listed below with
+The sections are data, features, model, train, predict and tune. A section holds common fields, listed below with
 their defaults, and the options of the part that it chooses by name: the other keys of ``[data]`` belong to the
 chosen source, those of ``[features]`` to the recipe, those of ``[model]`` to the network. A part's options are
 the typed parameters of its function or class (see `bind`), so a new part adds its options by existing.
@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import tomllib
 import types
 import typing
@@ -132,10 +133,18 @@ class Train:
     class_weights: Literal["none", "ten_over_n", "inverse", "effective"] = "none"  # of the loss, by recordings n:
     # 10 / n (system 001), 1 / n with mean 1, or by the effective number (Cui et al. 2019) with mean 1
     noise_class: Share = 0.0  # share of every batch that is noise frames, learnt as a class of their own; 0: none
-    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, over all epochs
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"  # of the learning rate
+    plateau_factor: Share = 0.2  # schedule "plateau": what the learning rate is multiplied with ...
+    plateau_patience: Positive = 5  # ... after so many epochs without a lower val_loss
     warmup_epochs: Annotated[float, Between(0)] = 0.5  # linear rise from 0 to the learning rate
     patience: Count = 100  # stop after so many epochs without a lower val_loss; 0: never
+    ema: Annotated[float, Between(0, 0.99999)] = 0.0  # momentum of the averaged weights that are scored; 0: off
+    checkpoint_every: Count = 0  # keep the weights of every N-th epoch as epoch_0010.weights.h5; 0: none
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    devices: Count = 0  # share every batch among so many; 0: all accelerators whose number divides it
+    hardware_log: Annotated[float, Between(0)] = 1.0  # seconds between the lines of hardware.csv; 0: none
+    histograms: bool = False  # of the weights after every epoch, for TensorBoard
+    mlflow: bool | str = False  # true: track in mlruns/ under `folder`; or the address of a tracking server
     optimizer: Part = field(default_factory=lambda: Part("adamw", {"learning_rate": 3e-4, "weight_decay": 0.01}))
     loss: Part = field(default_factory=lambda: Part("categorical_crossentropy"))
     augment: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of the augmentation -> its options
@@ -150,6 +159,20 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Tune:
+    """The search for better settings, `train/tuneModel.py`."""
+
+    study: str = ""  # folder under train.folder; empty: tune-<corpus>-<network>
+    storage: str = ""  # database that machines share, such as postgresql://...; empty: SQLite in that folder
+    trials: Positive = 20  # finished or pruned ones
+    max_epochs: Count = 0  # of a trial; 0: train.epochs
+    min_epochs: Positive = 1  # no trial is pruned earlier
+    reduction_factor: Annotated[int, Between(2)] = 3  # Hyperband keeps the best 1 / factor of the trials
+    metric: Literal["val_map", "val_map_background", "val_auc", "val_top1", "val_acc", "val_loss"] = "val_map"
+    space: dict[str, Any] = field(default_factory=dict)  # "section.key" -> {low, high, log, step} or a list
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole experiment."""
 
@@ -158,6 +181,7 @@ class Config:
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
     predict: Predict = field(default_factory=Predict)
+    tune: Tune = field(default_factory=Tune)
 
     @property
     def corpus_dir(self) -> Path:
@@ -209,6 +233,7 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
     for key, given, _ in (
         ("data.corpus", config.data.corpus, config.corpus_dir),
         ("train.run", config.train.run, config.run_dir),
+        ("tune.study", config.tune.study, None),
     ):
         if given and (Path(given).name != given or given in (".", "..")):
             raise ConfigError(
@@ -303,16 +328,21 @@ def to_toml(config: Config) -> str:
     lines = []
     for section, table in to_dict(config).items():
         lines.append(f"[{section}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        lines += [f"{_toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-def _toml_value(value: Any) -> str:
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
+
+
+def toml_value(value: Any) -> str:
+    """Return a plain value as TOML writes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -440,4 +470,4 @@ def _check(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-_SECTIONS = {"data": Data, "features": Features, "model": Model, "train": Train, "predict": Predict}
+_SECTIONS = {"data": Data, "features": Features, "model": Model, "train": Train, "predict": Predict, "tune": Tune}

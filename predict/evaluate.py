@@ -21,7 +21,6 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,16 @@ import numpy as np
 
 from config.commandline import run
 from predict.runfile import Ranking, compare, read_run_file, read_truth
-from train.metrics import average_precision, bootstrap_interval, chance_map, class_map, in_top, macro_auroc, present
+from train.metrics import (
+    average_precision,
+    bootstrap_interval,
+    chance_map,
+    class_map,
+    in_top,
+    macro_auroc,
+    present,
+    without_nan,
+)
 
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
@@ -108,15 +116,6 @@ def as_text(result: dict[str, Any]) -> str:
         if result[name]:
             lines.append(f"{result[name]} {words}")
     return "\n".join(lines)
-
-
-def without_nan(value: Any) -> Any:
-    """Return nested figures with null for those that are not defined, as JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def main() -> None:

@@ -40,12 +40,14 @@ from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from train.generateImages import draw_beside_raw
+from train.hardwareLog import read_hardware_log
 from train.metrics import average_precision
 from train.run import Run, last_run
 
 EXAMPLES = 12  # spectrograms on the page
 MAX_MATRIX = 40  # species that still can be read in a confusion matrix
 WORST = 15  # confusions and recordings listed
+MAX_POINTS = 600  # of a curve of the hardware; more are averaged
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,41 @@ def learning_curves(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
+def section_training(facts: Facts, curves: Figure) -> str:
+    """Return the learning curves, and what the machine did meanwhile where that was kept."""
+    waiting = 100 * np.array([row["waiting_share"] for row in facts.history])
+    text = picture(curves, "Loss, accuracy and mean average precision over the epochs")
+    text += (
+        f"<p>Share of the time spent waiting for data: {waiting.mean():.1f} % on average, {waiting.max():.1f} % in the "
+        "worst epoch.</p>"
+    )
+    devices = read_hardware_log(facts.target.folder / "hardware.csv")
+    if devices:
+        text += "<h3>Use of the machine</h3>"
+        text += picture(hardware_curves(devices), "Use, memory and temperature of the devices over time")
+    return text
+
+
+def hardware_curves(devices: dict[str, list[dict[str, float]]]) -> Figure:
+    """Return use, memory and, where a device reports it, temperature over the time of training."""
+    hot = any(np.isfinite(row["temperature_c"]) for rows in devices.values() for row in rows)
+    figure, axes = plt.subplots(1, 3 if hot else 2, figsize=(12, 2.8))
+    plots = [("use_percent", "use, % of a core or card", 1), ("memory_mb", "memory in use, GB", 1024)]
+    plots += [("temperature_c", "temperature, degrees Celsius", 1)] if hot else []
+    for axis, (name, title, unit) in zip(axes, plots, strict=True):
+        for device, rows in sorted(devices.items()):
+            values = np.array([row[name] for row in rows]) / unit
+            minutes = np.array([row["seconds"] for row in rows]) / 60
+            parts = min(len(rows), MAX_POINTS)
+            means = [[part.mean() for part in np.array_split(line, parts)] for line in (minutes, values)]
+            if np.isfinite(values).any():
+                axis.plot(*means, label="all cores" if device == "cpu" else device, marker="." if parts < 30 else "")
+        axis.set(xlabel="minutes of training", title=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    return figure
+
+
 def section_species(facts: Facts) -> str:
     """Return figures per species, the confusion matrix and the worst confusions."""
     ranking, classes = facts.ranking, facts.ranking.classes
@@ -300,7 +337,7 @@ def make_report(target: Run) -> Path:
         ("Result", section_result(facts)),
         ("Corpus", corpus_overview(facts.recordings, facts.rejects)),
         ("Spectrograms", section_spectrograms(facts)),
-        ("Learning curves", picture(curves, "Loss, accuracy and mean average precision over the epochs")),
+        ("Learning curves", section_training(facts, curves)),
         ("Species", section_species(facts)),
         ("Hardware, time and configuration", section_cost(facts)),
     )

@@ -51,25 +51,34 @@ def inline(png: bytes, words: str, kind: str = "") -> str:
     return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = ()) -> str:
-    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right."""
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[int] = (), attributes: Sequence[str] = ()
+) -> str:
+    """Return a table; cells are HTML already, columns in `numeric` are aligned to the right.
 
-    def line(cells: Sequence[object], tag: str) -> str:
+    `attributes` are those of the rows, each beginning with a blank, or nothing.
+    """
+
+    def line(cells: Sequence[object], tag: str, attribute: str = "") -> str:
         marked = (f"<{tag}{' class=n' if i in numeric else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-        return "<tr>" + "".join(marked) + "</tr>"
+        return f"<tr{attribute}>" + "".join(marked) + "</tr>"
 
-    return (
-        '<div class="scroll"><table>' + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table></div>"
-    )
+    rows = list(rows)
+    lines = (line(row, "td", attribute) for row, attribute in zip(rows, attributes or [""] * len(rows), strict=True))
+    return '<div class="scroll"><table>' + line(head, "th") + "".join(lines) + "</table></div>"
 
 
-def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]]) -> None:
-    """Write a page of sections, (heading, HTML), whole or not at all; it needs no other file and no network."""
-    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
+def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]], script: str = "") -> None:
+    """Write a page of sections, (heading, HTML), whole or not at all; it needs no other file and no network.
+
+    A section without a heading has none on the page either; the script is JavaScript for the end of the page.
+    """
+    body = "".join(f"<section>{f'<h2>{name}</h2>' if name else ''}{content}</section>" for name, content in sections)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
+        f"<body><main><h1>{html.escape(title)}</h1>{body}</main>{f'<script>{script}</script>' if script else ''}"
+        "</body></html>"
     )
     partial = path.with_name(path.name + ".part")
     partial.write_text(page, encoding="utf-8")

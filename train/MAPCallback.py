@@ -7,17 +7,18 @@ import numpy as np
 from keras import ops
 
 from preprocess.segments import SegmentReader, list_segments
+from train.averaging import averaged
 from train.losses import Loss
-from train.metrics import average_precision, in_top
+from train.metrics import average_precision, bootstrap_interval, in_top, macro_auroc
 from train.scoring import recording_scores, segment_logits, split
 
 
 class MAPCallback(keras.callbacks.Callback):
-    """Adds val_loss, val_acc, val_map, val_map_background, val_top1 and val_top5 to the logs of an epoch.
+    """Adds val_loss, val_acc, val_map, val_map_background, val_top{1,3,5} and val_auc to the logs of an epoch.
 
-    val_acc is a mean over segments, val_loss too unless the loss compares whole recordings, the others are means
-    over recordings. It comes before every callback
-    that uses these values.
+    val_auc is the mean, over the species with recordings, of the area under the ROC curve. val_acc is a mean over
+    segments, val_loss too unless the loss compares whole recordings, the others are means over recordings. With
+    train.ema the averaged weights are scored. It comes before every callback that uses these values.
     """
 
     def __init__(
@@ -50,20 +51,23 @@ class MAPCallback(keras.callbacks.Callback):
         self.relevant = self.main | background
 
     def evaluate(self) -> dict[str, float]:
-        """Return the validation figures of the current weights."""
+        """Return the validation figures of the current weights; `scores` then holds those of the recordings."""
         logits = segment_logits(self.scored, self.reader, self.owners, self.starts, self.batch_size)
         label_of = dict(zip(self.recordings.tolist(), self.labels.tolist(), strict=True))
         labels = np.array([label_of[owner] for owner in self.owners.tolist()])
         scores = recording_scores(self.loss, logits, self.owners, self.recordings)
         best = np.argmax(logits[:, : scores.shape[1]], axis=1)
         scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
+        self.scores = scores  # float64 [recordings, classes]
         return {
             "val_loss": self._mean_loss(logits, labels),
             "val_acc": float(np.mean((best == labels) & np.isfinite(logits).all(axis=1))),
             "val_map": float(np.mean(average_precision(scores, self.main))),
             "val_map_background": float(np.mean(average_precision(scores, self.relevant))),
             "val_top1": float(np.mean(in_top(scores, self.labels, 1))),
+            "val_top3": float(np.mean(in_top(scores, self.labels, 3))),
             "val_top5": float(np.mean(in_top(scores, self.labels, 5))),
+            "val_auc": macro_auroc(scores, self.main),
         }
 
     def _mean_loss(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -77,6 +81,15 @@ class MAPCallback(keras.callbacks.Callback):
         ]
         return float(np.mean([ops.convert_to_numpy(value) for value in losses]))
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95 % bootstrap intervals of val_map and val_top1 of the scores of the latest `evaluate`."""
+        values = {
+            "val_map": average_precision(self.scores, self.main),
+            "val_top1": in_top(self.scores, self.labels, 1).astype(float),
+        }
+        return {name: bootstrap_interval(value) for name, value in values.items()}
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the figures into the logs."""
-        logs.update(self.evaluate())
+        with averaged(self.model):
+            logs.update(self.evaluate())

@@ -40,12 +40,14 @@ def check(config: Config) -> None:
         if not os.access(nearest, os.W_OK):
             raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
     from train.losses import open_loss
+    from train.mlflowLog import require_mlflow
     from train.network import build_model, build_trainer
     from train.run import Run
     from train.start_weights import check_start
     from train.trainModel import hardware
 
     check_start(config.model, load=not Run(config.run_dir).has_state())
+    require_mlflow(config)
     loss = open_loss(config.train.loss)
     build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 2), loss, 1)
     free = shutil.disk_usage(nearest).free

@@ -4,10 +4,12 @@ Ties: classes with equal scores all get the worst rank of their group, so a tie 
 earns the chance of the last place. Recordings without a relevant class have no score (NaN) and are left out.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 BOOTSTRAP_ROUNDS = 2000
 _PAIRS_AT_ONCE = 4096  # relevant (recording, class) pairs compared at once: 4096 x 999 booleans are 4 MB
@@ -63,6 +65,28 @@ def present(relevant: np.ndarray) -> np.ndarray:
     return np.flatnonzero((counts > 0) & (counts < len(relevant)))
 
 
+def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Return counts, precision, recall and F1 of every class when each recording gets its best class.
+
+    Args:
+        scores: float [recordings, classes].
+        labels: int columns [recordings].
+
+    Returns:
+        One row per class: recordings, predicted, hits, precision, recall, f1. Precision is NaN where the class was
+        never predicted, recall where it has no recording, F1 where both counts are 0.
+    """
+    best, classes = np.argmax(scores, axis=1), scores.shape[1]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, best, labels=np.arange(classes), zero_division=np.nan
+    )
+    predicted = np.bincount(best, minlength=classes)
+    hits = np.bincount(labels[best == labels], minlength=classes)
+    columns = zip(support.tolist(), predicted.tolist(), hits.tolist(), precision, recall, f1, strict=True)
+    names = ("recordings", "predicted", "hits", "precision", "recall", "f1")
+    return [dict(zip(names, map(float, row), strict=True)) for row in columns]
+
+
 def chance_map(relevant_counts: np.ndarray, classes: int) -> float:
     """Return the expected MAP of a random ranking.
 
@@ -88,3 +112,12 @@ def bootstrap_interval(
     samples = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP_ROUNDS)]
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
+
+
+def without_nan(value: Any) -> Any:
+    """Return nested figures with null for those that are not defined, as JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

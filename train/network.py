@@ -200,24 +200,31 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
         return ops.cast(hits, "float32")
 
     # XLA also pays on the CPU: 22 instead of 32 ms per segment (alexnet, 2 cores); Keras leaves it off there.
-    jit = "auto" if keras.backend.backend() == "torch" else True
+    # TensorFlow cannot exchange gradients between devices inside XLA.
+    strategy = getattr(trainer, "distribute_strategy", None)
+    shared = strategy is not None and strategy.num_replicas_in_sync > 1
+    jit = "auto" if shared or keras.backend.backend() == "torch" else True
     trainer.compile(open_optimizer(config, steps_per_epoch), compute, metrics=[acc], jit_compile=jit)
     return trainer
 
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then constant or half a cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+    """Linear warm-up, then constant or half a cosine to 0 (Loshchilov and Hutter 2017, arXiv 1608.03983).
+
+    With the shape "plateau" it is constant too, times `scale`, a variable of the optimizer that is set between epochs.
+    """
 
     def __init__(self, peak: float, warmup_steps: float, total_steps: int, shape: str) -> None:
         """Rise to `peak` within `warmup_steps` steps, then follow `shape` until `total_steps`."""
         self.peak, self.warmup_steps, self.total_steps, self.shape = peak, warmup_steps, total_steps, shape
+        self.scale: Any = 1.0
 
     def __call__(self, step: Any) -> Any:
         """Return the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
         rise = ops.minimum(1.0, (step + 1) / max(self.warmup_steps, 1.0))
-        if self.shape == "constant":
-            return self.peak * rise
+        if self.shape != "cosine":
+            return self.peak * rise * self.scale
         share = ops.clip((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1.0), 0.0, 1.0)
         return self.peak * rise * 0.5 * (1 + ops.cos(np.pi * share))
 
@@ -244,7 +251,11 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     rate = options["learning_rate"]
     if not isinstance(rate, int | float) or isinstance(rate, bool):
         raise ConfigError(f"Invalid value for train.optimizer.learning_rate. Received: {rate!r}. Expected: a number.")
-    options["learning_rate"] = WarmupSchedule(
+    if options["use_ema"]:
+        raise ConfigError("Unknown key train.optimizer.use_ema. Set train.ema=0.999 to average the weights.")
+    if config.train.ema:
+        options |= {"use_ema": True, "ema_momentum": config.train.ema}
+    options["learning_rate"] = schedule = WarmupSchedule(
         float(rate),
         config.train.warmup_epochs * steps_per_epoch,
         config.train.epochs * steps_per_epoch,
@@ -252,9 +263,19 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     )
     options["name"] = part.name.lower()
     try:
-        return kind(**options)
+        optimizer = kind(**options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"Invalid value in train.optimizer: {error}") from None
+    if schedule.shape == "plateau":
+        schedule.scale = optimizer.add_variable((), "ones", "float32", name="plateau_scale")
+    return optimizer
+
+
+def set_plateau_scale(trainer: keras.Model, scale: float) -> None:
+    """Set what the schedule "plateau" multiplies the learning rate with; other schedules have no such variable."""
+    for variable in trainer.optimizer.variables:
+        if variable.path.endswith("plateau_scale"):
+            variable.assign(scale)
 
 
 def fit_statistics(

@@ -5,8 +5,12 @@ classes.csv                     in the order of the outputs
 features.json                   recipe, encoding and shape; fingerprint of the shards it was trained on
 split.csv                       which recordings were for training, validation and holdout
 best_val_{map,loss,acc}.weights.h5
+epoch_0010.weights.h5           every train.checkpoint_every epochs
 state.h5                        weights, optimizer and history of the last epoch, to resume from
 history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
+per_class.csv                   precision, recall and F1 of every species by the best weights
+hardware.csv                    what the machine did meanwhile
+mlflow.json                     which MLflow run this is, where train.mlflow is on
 """
 
 import csv
@@ -25,11 +29,25 @@ import config as configuration
 from config import Config, PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species, read_table, write_table
+from train.averaging import averaged
+from train.metrics import without_nan
 
 MONITORS = {"val_map": max, "val_loss": min, "val_acc": max}  # what best weights are kept of
-# What may differ when a run goes on: where things lie, how long it trains, and what prediction does.
+# What may differ when a run goes on: where things lie, how long it trains, what it keeps, and what prediction does.
 _FREE = frozenset(
-    ("data.folder", "train.folder", "train.epochs", "train.patience", "predict.top", "predict.batch_size")
+    (
+        "data.folder",
+        "train.folder",
+        "train.epochs",
+        "train.patience",
+        "train.checkpoint_every",
+        "train.devices",
+        "train.hardware_log",
+        "train.histograms",
+        "train.mlflow",
+        "predict.top",
+        "predict.batch_size",
+    )
 )
 MAX_STATE_BYTES = 1 << 36
 
@@ -78,13 +96,16 @@ class Run:
         write_table(self.folder / "classes.csv", Species, species)
         _write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
         rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
-        _write_rows(self.folder / "split.csv", rows)
+        write_rows(self.folder / "split.csv", rows)
         _write_text(self.folder / "config.toml", configuration.to_toml(config))
 
     def check_same(self, config: Config) -> None:
         """Raise a PipelineError that names the settings in which the run differs from config."""
-        old, new = _flat(configuration.to_dict(self.read_config())), _flat(configuration.to_dict(config))
-        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in _FREE)
+        old, new = (
+            flat_settings(configuration.to_dict(self.read_config())),
+            flat_settings(configuration.to_dict(config)),
+        )
+        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and _identifies(k))
         if keys:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys)
             raise PipelineError(
@@ -137,7 +158,8 @@ class Run:
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as stream:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+            rows = list(csv.DictReader(stream))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def read_metrics(self) -> dict[str, Any]:
         """Return the final figures."""
@@ -160,25 +182,30 @@ class Run:
             reason = str(error).splitlines()[0]
             raise PipelineError(f"{path} is damaged or of another network: {reason}") from None
 
-    def save_epoch(self, model: Any, trainer: Any, history: list[dict[str, float]]) -> None:
+    def save_epoch(self, model: Any, trainer: Any, history: list[dict[str, float]], checkpoint_every: int = 0) -> None:
         """Keep the best weights and the state after an epoch; a kill in between costs that epoch only.
 
-        The history decides what is best, so that best values and patience survive any interruption.
+        The history decides what is best, so that best values and patience survive any interruption. Every
+        `checkpoint_every` epochs the weights are kept for good; 0: never.
         """
-        best = [monitor for monitor, better in MONITORS.items() if is_best(history, monitor, better)]
+        wanted = [
+            self.best_weights(monitor) for monitor, better in MONITORS.items() if is_best(history, monitor, better)
+        ]
+        if checkpoint_every and len(history) % checkpoint_every == 0:
+            wanted.append(self.folder / f"epoch_{len(history):04d}.weights.h5")
         first = None
-        for monitor in best:
-            path = self.best_weights(monitor)
-            partial = path.with_name("part." + path.name)
-            partial.unlink(missing_ok=True)
-            if first is None:
-                model.save_weights(partial)
-            else:
-                _link(first, partial)
-            partial.replace(path)
-            first = first or path
+        with averaged(trainer):  # the weights that were scored
+            for path in wanted:
+                partial = path.with_name("part." + path.name)
+                partial.unlink(missing_ok=True)
+                if first is None:
+                    model.save_weights(partial)
+                else:
+                    _link(first, partial)
+                partial.replace(path)
+                first = first or path
         self._save_state(trainer, history)
-        write_history(self.folder / "history.csv", history)
+        write_rows(self.folder / "history.csv", history)
 
     def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
         path = self.folder / "state.h5"
@@ -186,7 +213,7 @@ class Run:
         with h5py.File(partial, "w") as file:
             for group, variables in _state_variables(trainer).items():
                 for i, variable in enumerate(variables):
-                    file[f"{group}/{i:04d}"] = np.asarray(variable.value)
+                    file[f"{group}/{i:04d}"] = variable.numpy()
             file.attrs["history"] = np.void(json.dumps(history).encode())
             file.attrs["complete"] = 1
         with partial.open("rb") as stream:
@@ -226,8 +253,8 @@ class Run:
             with log.open(newline="", encoding="utf-8") as stream:
                 rows = [row for row in csv.DictReader(stream) if row.get("run") != self.folder.name]
         rows.append({name: str(value) for name, value in log_row.items()})
-        _write_rows(log, rows)
-        _write_text(self.folder / "metrics.json", json.dumps(metrics, indent=1))
+        write_rows(log, rows)
+        _write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
 
 
 def last_run(folder: Path) -> Run:
@@ -264,20 +291,37 @@ def stops_early(history: list[dict[str, float]], patience: int) -> bool:
     return bool(patience and history) and len(history) - 1 - best_epoch(history, "val_loss") >= patience
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write one row per epoch."""
-    _write_rows(path, history)
+def plateau_scale(history: list[dict[str, float]], factor: float, patience: int) -> float:
+    """Return what the learning rate is multiplied with after these epochs.
+
+    Once `patience` epochs in a row have not lowered val_loss, it is multiplied with `factor`, and the count begins
+    anew (Keras' ReduceLROnPlateau with min_delta 0). It follows from the history alone, so that a run that goes on
+    has the learning rate of one that was never interrupted.
+    """
+    scale, best, waited = 1.0, float("inf"), 0
+    for row in history:
+        waited += 1
+        if row["val_loss"] < best:
+            best, waited = row["val_loss"], 0
+        if waited == patience:
+            scale, waited = scale * factor, 0
+    return scale
+
+
+def _identifies(key: str) -> bool:
+    return key not in _FREE and not key.startswith("tune.")
 
 
 def _state_variables(trainer: Any) -> dict[str, list[Any]]:
     return {"weights": trainer.weights, "optimizer": trainer.optimizer.variables}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dictionary with keys such as train.loss.name."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
@@ -290,7 +334,8 @@ def _link(source: Path, destination: Path) -> None:
         shutil.copyfile(source, destination)
 
 
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a CSV at once; its columns are the keys of the rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     partial = path.with_name(path.name + ".part")
     with partial.open("w", newline="", encoding="utf-8") as stream:

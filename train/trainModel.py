@@ -33,7 +33,8 @@ from preprocess.recordings import Recording, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from preprocess.shards import Shard, read_stamp
 from preprocess.split import split
-from train.run import FeatureStamp, Run, best_epoch, stops_early
+from train.metrics import per_class, without_nan
+from train.run import FeatureStamp, Run, best_epoch, plateau_scale, stops_early, write_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,12 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     )
 
 
-def train(config: Config) -> None:
+def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lambda history: False) -> None:
     """Train, or go on training, the network of a configuration, and write its run directory.
+
+    Args:
+        config: the experiment.
+        stops: is given the history after every epoch; where it returns True the training ends there.
 
     Raises:
         PipelineError: if the features are missing or the run directory holds another run.
@@ -109,17 +114,31 @@ def train(config: Config) -> None:
     data = open_dataset(config, shards)
     stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
-    fit(config, target, data, lambda: target.start(config, data.species, stamp, sides))
+    from train.devices import data_parallel
+    from train.mlflowLog import require_mlflow
+
+    require_mlflow(config)
+    with data_parallel(config):
+        fit(config, target, data, lambda: target.start(config, data.species, stamp, sides), stops)
 
 
-def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -> None:
+def fit(
+    config: Config,
+    target: Run,
+    data: Dataset,
+    start: Callable[[], None],
+    stops: Callable[[list[dict[str, float]]], bool],
+) -> None:
     """Run the epochs that are missing and write the final figures; start is called once the model is built."""
     import keras
 
     from train.augment import needs, open_augmentations
     from train.batches import Batches
+    from train.devices import restartable
+    from train.hardwareLog import HardwareLog
     from train.losses import class_weights, open_loss
     from train.MAPCallback import MAPCallback
+    from train.mlflowLog import open_tracking
     from train.network import build_model, build_trainer, fit_statistics
     from train.start_weights import prepare
 
@@ -144,6 +163,7 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)
     start()
+    tracking = open_tracking(config, target.folder)
     history = target.restore(trainer)
     log(
         f"{len(training)} recordings for training ({len(batches.owners)} segments, {batches.steps} steps of "
@@ -161,17 +181,19 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
         data.background[validation],
         config.predict.batch_size,
     )
-    recorder = recorder_callback(keras, config, target, model, batches, history)
+    first = len(history)
+    recorder = recorder_callback(keras, config, target, model, batches, history, tracking, stops)
     if len(history) < config.train.epochs and not stops_early(history, config.train.patience):
-        trainer.fit(
-            batches.stream(len(history)),
-            steps_per_epoch=batches.steps,
-            epochs=config.train.epochs,
-            initial_epoch=len(history),
-            callbacks=[scoring, recorder],
-            shuffle=False,  # the stream comes in its final order
-            verbose=0,
-        )
+        with HardwareLog(target.folder / "hardware.csv", config.train.hardware_log):
+            trainer.fit(
+                restartable(trainer, lambda: batches.stream(first), batches.batch_size),
+                steps_per_epoch=batches.steps,
+                epochs=config.train.epochs,
+                initial_epoch=first,
+                callbacks=[scoring, recorder],
+                shuffle=False,  # the stream comes in its final order
+                verbose=0,
+            )
         batches.stop()
     metrics = final_metrics(config, target, model, scoring, data, history)
     row = {
@@ -190,19 +212,36 @@ def fit(config: Config, target: Run, data: Dataset, start: Callable[[], None]) -
         "hardware": hardware(),
     }
     target.finish(metrics, row)
+    if tracking:
+        tracking.log_epochs(history)
+        tracking.finish()
     log(f"{target.folder}: {summary(metrics)}")
 
 
-def recorder_callback(keras: Any, config: Config, target: Run, model: Any, batches: Any, history: list) -> Any:
-    """Return the callback that seeds an epoch, reports it, keeps its results and stops early."""
+def recorder_callback(
+    keras: Any,
+    config: Config,
+    target: Run,
+    model: Any,
+    batches: Any,
+    history: list[dict[str, float]],
+    tracking: Any,
+    stops: Callable[[list[dict[str, float]]], bool],
+) -> Any:
+    """Return the callback that prepares an epoch, reports it, keeps its results and stops early."""
     from tensorboard.summary import Writer
 
+    from train.histograms import write_histograms
+    from train.network import set_plateau_scale
+
+    settings = config.train
     writer = Writer(str(target.folder / "tensorboard"))
 
     class Recorder(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
             self.started, self.waited, self.shown = time.monotonic(), batches.waited, time.monotonic()
-            reseed(self.model, config.train.seed, epoch)
+            reseed(self.model, settings.seed, epoch)
+            set_plateau_scale(self.model, plateau_scale(history, settings.plateau_factor, settings.plateau_patience))
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
             now = time.monotonic()
@@ -224,14 +263,20 @@ def recorder_callback(keras: Any, config: Config, target: Run, model: Any, batch
                 "waiting_share": round((batches.waited - self.waited) / seconds, 4),
             }
             history.append(entry)
-            target.save_epoch(model, self.model, history)
+            target.save_epoch(model, self.model, history, settings.checkpoint_every)
             for name, value in entry.items():
                 writer.add_scalar(name, value, epoch + 1)
             writer.flush()
+            if settings.histograms:
+                write_histograms(target.folder / "tensorboard", epoch + 1, model.trainable_variables)
+            if tracking:
+                tracking.log_epochs(history)
             left = (config.train.epochs - epoch - 1) * seconds
             log(f"epoch {epoch + 1} of {config.train.epochs}: {figures(entry)}, {seconds:.1f} s, {left:.0f} s left")
             if stops_early(history, config.train.patience):
                 log(f"val_loss has not become lower for {config.train.patience} epochs: stopping")
+                self.model.stop_training = True
+            if stops(history):
                 self.model.stop_training = True
 
     return Recorder()
@@ -256,12 +301,14 @@ def final_metrics(
         "best_epoch": best_epoch(history) + 1,
         "epochs": len(history),
         "validation": scoring.evaluate() | {"recordings": len(data.side("validation"))},
+        "intervals": scoring.intervals(),
         "hardware": hardware(),
         "seconds": sum(entry["seconds"] for entry in history),
     }
+    rows = class_rows("validation", data, scoring)
     holdout = data.side("holdout")
     if len(holdout):
-        scored = MAPCallback(
+        held = MAPCallback(
             model,
             scoring.loss,
             data.reader,
@@ -269,10 +316,26 @@ def final_metrics(
             data.labels[holdout],
             data.background[holdout],
             config.predict.batch_size,
-        ).evaluate()
-        scored = {name.replace("val_", "holdout_"): value for name, value in scored.items()}
+        )
+        scored = {name.replace("val_", "holdout_"): value for name, value in held.evaluate().items()}
         metrics["holdout"] = scored | {"recordings": len(holdout)}
+        rows += class_rows("holdout", data, held)
+    write_rows(target.folder / "per_class.csv", rows)
     return metrics
+
+
+def class_rows(side: str, data: Dataset, scoring: Any) -> list[dict[str, Any]]:
+    """Return the lines of per_class.csv for one side; what is not defined is empty."""
+    trained = np.bincount(data.labels[data.side("train")], minlength=len(data.species))
+    rows = []
+    for kind, count, found in zip(data.species, trained, per_class(scoring.scores, scoring.labels), strict=True):
+        shown = {
+            name: int(value) if name in ("recordings", "predicted", "hits") else round(value, 5)
+            for name, value in found.items()
+        }
+        names = {"class_id": kind.class_id, "scientific_name": kind.scientific_name}
+        rows.append({"side": side, **names, "trained_on": int(count)} | without_nan(shown))
+    return rows
 
 
 def resolve(config: Config) -> Config:

@@ -22,6 +22,7 @@ from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.predict.conftest import NAMES
+from train.hardwareLog import read_hardware_log
 from train.run import Run
 
 pytestmark = pytest.mark.slow
@@ -244,7 +245,7 @@ def test_corpus_pictures_and_cost(page, run, trained):
     pictures = page.images()
     shots = [picture for words, picture in pictures if words.startswith("Spectrogram")]
     assert [picture.size for picture in shots] == [(310, 404)] * 3
-    assert len(pictures) == 3 + 3
+    assert len(pictures) == 3 + 4  # lengths, curves, machine, confusions
     assert all(words for words, _ in pictures)
     assert Image.open(run.folder / "learning_curves.png").size[0] > 300
 
@@ -326,3 +327,43 @@ def test_facts_name_species_by_what_is_known(run, project):
     assert facts.name("bbbbbb") == "Tom &amp; &quot;Jerry&quot; (Genus beta)"
     assert dataclasses.replace(facts, species=plain).name("bbbbbb") == "Genus beta"
     assert facts.name("zz<zz") == "zz&lt;zz"
+
+
+# The machine
+
+GPU_LOG = """time,device,use_percent,memory_mb,memory_total_mb,temperature_c
+2026-05-01T10:00:00.000,cpu,40,2048,8192,
+2026-05-01T10:00:00.000,gpu0,90,1024,16384,61
+2026-05-01T10:02:00.000,cpu,60,4096,8192,
+2026-05-01T10:02:00.000,gpu0,70,3072,16384,67
+"""
+
+
+def test_the_use_of_the_machine_is_drawn_where_it_was_kept(project, run):
+    (run.folder / "hardware.csv").write_text(GPU_LOG)
+    assert "Use, memory and temperature of the devices over time" in dict(report(run).images())
+    (run.folder / "hardware.csv").unlink()
+    page = report(run)
+    assert "Use of the machine" not in page.text
+    waiting = [100 * row["waiting_share"] for row in run.read_history()]
+    assert f"{np.mean(waiting):.1f} % on average, {max(waiting):.1f} % in the worst epoch" in page.text
+
+
+def test_the_curves_of_the_machine(tmp_path):
+    """A pause of two minutes is drawn as a second; long logs are averaged."""
+    (tmp_path / "hardware.csv").write_text(GPU_LOG)
+    figure = makeReport.hardware_curves(read_hardware_log(tmp_path / "hardware.csv"))
+    use, memory, temperature = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in use.get_lines()}
+    assert lines == {"all cores": [[0, 40], [1 / 60, 60]], "gpu0": [[0, 90], [1 / 60, 70]]}
+    assert [line.get_ydata().tolist() for line in memory.get_lines()] == [[2, 4], [1, 3]]
+    assert [line.get_ydata().tolist() for line in temperature.get_lines()] == [[61, 67]]
+    rows = [
+        {"seconds": float(i), "use_percent": i % 2 * 100.0, "memory_mb": 1024.0, "temperature_c": np.nan}
+        for i in range(6000)
+    ]
+    figure = makeReport.hardware_curves({"cpu": rows})
+    assert len(figure.axes) == 2
+    (line,) = figure.axes[0].get_lines()
+    assert len(line.get_xdata()) == makeReport.MAX_POINTS
+    np.testing.assert_allclose(line.get_ydata(), 50)

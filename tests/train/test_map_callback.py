@@ -57,6 +57,12 @@ def predictions(model, reader) -> list[np.ndarray]:
     ]
 
 
+def pairs_in_order(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Return the area under the ROC curve as the share of (positive, negative) pairs in the right order."""
+    gaps = scores[positive][:, None] - scores[~positive][None, :]
+    return float(np.mean(np.where(gaps > 0, 1.0, np.where(gaps == 0, 0.5, 0.0))))
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_figures_are_those_of_an_independent_computation(model, reader, background, batch_size):
     loss = open_loss(Part("categorical_crossentropy"))
@@ -76,7 +82,9 @@ def test_figures_are_those_of_an_independent_computation(model, reader, backgrou
         "val_map": np.mean(1 / ranks),
         "val_map_background": label_ranking_average_precision_score(main | background, scores),
         "val_top1": top_k_accuracy_score(LABELS, scores, k=1, labels=range(CLASSES)),
+        "val_top3": top_k_accuracy_score(LABELS, scores, k=3, labels=range(CLASSES)),
         "val_top5": top_k_accuracy_score(LABELS, scores, k=5, labels=range(CLASSES)),
+        "val_auc": np.mean([pairs_in_order(scores[:, c], main[:, c]) for c in np.unique(LABELS)]),
     }
     assert logs == pytest.approx(expected, rel=1e-4)
     assert logs["val_map"] != pytest.approx(logs["val_map_background"])

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score, roc_auc_score
 
-from train.metrics import average_precision, bootstrap_interval, chance_map, class_map, in_top, macro_auroc, present
+from train.metrics import (
+    average_precision,
+    bootstrap_interval,
+    chance_map,
+    class_map,
+    in_top,
+    macro_auroc,
+    per_class,
+    present,
+)
 
 unhurried = settings(deadline=None)
 
@@ -259,3 +268,36 @@ def test_interval_leaves_out_nan_and_repeats():
 def test_interval_lies_within_the_values(values):
     low, high = bootstrap_interval(values)
     assert values.min() - 1e-12 <= low <= high <= values.max() + 1e-12
+
+
+# Per class
+
+
+def test_figures_per_class_by_hand():
+    """Class 0: two of three found, one taken for it; class 1: never found; class 2: no recording, never predicted."""
+    scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]])
+    rows = per_class(scores, np.array([0, 0, 0, 1]))
+    assert rows[0] == {
+        "recordings": 3,
+        "predicted": 3,
+        "hits": 2,
+        "precision": pytest.approx(2 / 3),
+        "recall": pytest.approx(2 / 3),
+        "f1": pytest.approx(2 / 3),
+    }
+    assert rows[1] == {"recordings": 1, "predicted": 1, "hits": 0, "precision": 0, "recall": 0, "f1": 0}
+    assert (rows[2]["recordings"], rows[2]["predicted"], rows[2]["hits"]) == (0, 0, 0)
+    assert all(math.isnan(rows[2][name]) for name in ("precision", "recall", "f1"))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(2, 5), st.integers(0, 1000))
+def test_figures_per_class_by_counting(recordings, classes, seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.random((recordings, classes)), rng.integers(0, classes, recordings)
+    best = [max(range(classes), key=lambda c: row[c]) for row in scores]
+    for c, row in enumerate(per_class(scores, labels)):
+        hits = sum(b == c == y for b, y in zip(best, labels, strict=True))
+        assert row["hits"] == hits
+        assert row["precision"] == pytest.approx(hits / best.count(c) if c in best else math.nan, nan_ok=True)
+        assert row["recall"] == pytest.approx(hits / (labels == c).sum() if c in labels else math.nan, nan_ok=True)

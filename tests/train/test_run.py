@@ -9,14 +9,14 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import config as configuration
 from config import PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species
-from train.run import MONITORS, FeatureStamp, Run, best_epoch, is_best, last_run, stops_early
+from train.run import MONITORS, FeatureStamp, Run, best_epoch, is_best, last_run, plateau_scale, stops_early, write_rows
 
 NAN = float("nan")
 SPECIES = [Species("aaaaaa", "Avis prima"), Species("bbbbbb", 'Avis "secunda"', "Bird; a second, small")]
@@ -110,6 +110,32 @@ def test_stops_early_by_hand(losses, stops):
     assert not stops_early(history, 0)
 
 
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN]), max_size=14), st.integers(1, 4))
+def test_plateaus_are_those_of_keras(losses, patience):
+    """Keras' own callback, driven by hand, with its cooldown and least improvement at 0.
+
+    It takes a NaN in the first epoch for the best value ever, which we do not.
+    """
+    assume(not losses or not math.isnan(losses[0]))
+    trainer = small_trainer()
+    trainer.optimizer.learning_rate = 1.0
+    callback = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=patience, min_delta=0)
+    callback.set_model(trainer)
+    callback.on_train_begin()
+    for epoch in range(len(losses)):
+        callback.on_epoch_end(epoch, {"val_loss": losses[epoch]})
+        expected = float(trainer.optimizer.learning_rate.numpy())
+        assert plateau_scale(history_of([0.5] * (epoch + 1), losses[: epoch + 1]), 0.5, patience) == expected
+
+
+def test_plateaus_by_hand():
+    """Best 0.9 after two epochs; then every second epoch that is not lower multiplies by 0.2."""
+    history = history_of([0.5] * 8, [1.0, 0.9, 0.9, 1.1, 0.95, 0.9, 0.8, NAN])
+    scales = [plateau_scale(history[:epochs], 0.2, 2) for epochs in range(9)]
+    assert scales == pytest.approx([1, 1, 1, 1, 0.2, 0.2, 0.04, 0.04, 0.04])
+
+
 def test_an_empty_history_does_not_stop():
     assert not stops_early([], 1)
 
@@ -129,6 +155,12 @@ def test_start_writes_what_identifies_the_run(started, tmp_path):
     [
         "train.epochs=99",
         "train.patience=3",
+        "train.checkpoint_every=3",
+        "train.devices=1",
+        "train.hardware_log=0",
+        "train.histograms=true",
+        "train.mlflow=true",
+        "tune.trials=3",
         "predict.top=5",
         "predict.batch_size=7",
         "data.folder=elsewhere",
@@ -145,6 +177,8 @@ def test_these_may_change_when_a_run_goes_on(started, tmp_path, override):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("train.ema=0.5", r"train\.ema: 0\.0 -> 0\.5"),
+        ("train.schedule=plateau", r"train\.schedule: cosine -> plateau"),
         ("train.seed=4", r"train\.seed: 0 -> 4"),
         ("train.optimizer={name='adamw', learning_rate=0.5}", r"train\.optimizer\.learning_rate: 0\.0003 -> 0\.5"),
         ("train.optimizer={name='sgd'}", r"train\.optimizer\.name: adamw -> sgd"),
@@ -351,3 +385,25 @@ def test_last_run_does_not_leave_its_folder(tmp_path):
 def test_without_a_finished_run_there_is_an_error(tmp_path):
     with pytest.raises(PipelineError, match=r"no finished run in .*doall\.sh"):
         last_run(tmp_path)
+
+
+def test_a_history_that_gained_a_column_can_be_read(tmp_path):
+    """As of a run that was begun before a figure was known."""
+    rows = [{"epoch": 1.0, "val_map": 0.5}, {"epoch": 2.0, "val_map": 0.25, "val_auc": 0.75}]
+    write_rows(tmp_path / "history.csv", rows)
+    assert Run(tmp_path).read_history() == rows
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4]), (6, [])])
+def test_checkpoints_every_so_many_epochs(tmp_path, every, expected):
+    trainer = small_trainer()
+    values = [0.5, 0.4, 0.3, 0.2, 0.1]
+    kept = {}
+    for epochs in range(1, 6):
+        for weight in trainer.trainable_weights:
+            weight.assign(np.full(weight.shape, epochs))
+        Run(tmp_path).save_epoch(trainer, trainer, history_of(values[:epochs]), every)
+    for path in tmp_path.glob("epoch_*"):
+        trainer.load_weights(path)
+        kept[path.name] = trainer.layers[0].kernel.numpy().mean()
+    assert kept == {f"epoch_{epochs:04d}.weights.h5": epochs for epochs in expected}

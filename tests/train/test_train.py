@@ -126,8 +126,10 @@ def test_the_run_directory_is_complete(learned):
         "classes.csv",
         "config.toml",
         "features.json",
+        "hardware.csv",
         "history.csv",
         "metrics.json",
+        "per_class.csv",
         "split.csv",
         "state.h5",
         "tensorboard",
@@ -436,7 +438,7 @@ def test_background_weight_holdout_and_what_training_reads(with_background, monk
     assert in_training
     metrics = run.read_metrics()
     for side, prefix in (("validation", "val"), ("holdout", "holdout")):
-        figures = {"loss", "acc", "map", "map_background", "top1", "top5"}
+        figures = {"loss", "acc", "map", "map_background", "top1", "top3", "top5", "auc"}
         assert metrics[side].keys() == {f"{prefix}_{name}" for name in figures} | {"recordings"}
         scores, relevant, labels = score_by_hand(run, config, side)
         main = np.eye(3, dtype=bool)[labels]

@@ -1,0 +1,49 @@
+"""Which devices share the batches."""
+
+import pytest
+
+import config as configuration
+from config import ConfigError
+from train.devices import choose_devices
+
+GPUS = ["gpu:0", "gpu:1", "gpu:2"]
+CPUS = ["cpu:0", "cpu:1"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "gpus", "expected"),
+    [
+        (0, 32, [], []),
+        (0, 32, GPUS[:1], ["gpu:0"]),
+        (0, 32, GPUS[:2], GPUS[:2]),
+        (0, 32, GPUS, GPUS[:2]),  # 32 is no multiple of 3
+        (0, 33, GPUS, GPUS),
+        (0, 7, GPUS, ["gpu:0"]),
+        (1, 32, GPUS, ["gpu:0"]),
+        (2, 32, GPUS, GPUS[:2]),
+        (2, 32, [], CPUS),  # asked for, and the back end has them
+        (1, 32, [], CPUS[:1]),
+    ],
+)
+def test_choice(devices, batch, gpus, expected):
+    config = configuration.load(None, [f"train.devices={devices}", f"train.batch_size={batch}"])
+    assert choose_devices(config, gpus, CPUS) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "words"),
+    [
+        (4, 32, r"train\.devices\. Received: 4\. Expected: at most 3 \(gpu:0, gpu:1, gpu:2\)"),
+        (3, 32, r"train\.batch_size\. Received: 32\. Expected: a multiple of train\.devices=3"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(devices, batch, words):
+    config = configuration.load(None, [f"train.devices={devices}", f"train.batch_size={batch}"])
+    with pytest.raises(ConfigError, match=words):
+        choose_devices(config, GPUS, CPUS)
+
+
+def test_a_back_end_without_devices():
+    assert choose_devices(configuration.load(None, ["train.devices=1"]), [], []) == []
+    with pytest.raises(ConfigError, match="this back end uses one"):
+        choose_devices(configuration.load(None, ["train.devices=2"]), [], [])

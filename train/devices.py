@@ -1,0 +1,93 @@
+"""Several accelerators: every batch is shared among them, and each holds a copy of the weights (data parallelism).
+
+On the tensorflow back end tf.distribute.MirroredStrategy, on jax keras.distribution.DataParallel; batch_size is that
+of all devices together. The loss is the mean over the whole batch as on one device; batch normalisation takes its
+statistics from each device's share on tensorflow, from the whole batch on jax.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from config import Config, ConfigError
+from config.commandline import log
+
+
+def choose_devices(config: Config, accelerators: list[str], processors: list[str]) -> list[str]:
+    """Return the devices that share the batches; fewer than two: Keras' default.
+
+    Args:
+        config: train.devices limits the accelerators; asked for more than there are, the processors' devices count.
+        accelerators: names such as "gpu:0".
+        processors: names such as "cpu:0"; there is one unless the back end was told to make several.
+
+    Raises:
+        ConfigError: if there are not as many as asked for, or the batches cannot be shared equally.
+    """
+    wanted, size = config.train.devices, config.train.batch_size
+    if not wanted:
+        usable = next((n for n in range(len(accelerators), 0, -1) if size % n == 0), 0)
+        return accelerators[:usable]
+    found = accelerators or processors
+    if wanted > max(1, len(found)):
+        raise ConfigError(
+            f"Invalid value for train.devices. Received: {wanted}. Expected: at most {len(found)} "
+            f"({', '.join(found) or 'this back end uses one'}), or 0 for all accelerators."
+        )
+    if size % wanted:
+        raise ConfigError(
+            f"Invalid value for train.batch_size. Received: {size}. Expected: a multiple of train.devices={wanted}."
+        )
+    return found[:wanted]
+
+
+@contextmanager
+def data_parallel(config: Config) -> Iterator[None]:
+    """Let models that are built and trained inside run on all chosen devices.
+
+    The torch back end uses one.
+
+    Raises:
+        ConfigError: as `choose_devices`.
+    """
+    found = keras.distribution.list_devices() if keras.backend.backend() != "torch" else []
+    processors = [name for name in found if name.startswith("cpu")]
+    chosen = choose_devices(config, [name for name in found if not name.startswith("cpu")], processors)
+    if len(chosen) < 2:
+        yield
+        return
+    log(f"every batch is shared among {', '.join(chosen)}")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy([name.upper() for name in chosen]).scope():
+            yield
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=chosen))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def restartable(trainer: keras.Model, open_stream: Callable[[], Iterator], batch_size: int) -> Any:
+    """Return what `fit` takes: the stream itself, or for several devices of TensorFlow a data set that reopens it.
+
+    There `fit` reads ahead once to build the model, and begins anew; a generator would lose those batches.
+
+    Args:
+        trainer: takes [codes, targets].
+        open_stream: returns a new iterator over ((codes, targets), dummy), as of `Batches.stream`.
+        batch_size: of all devices together.
+    """
+    strategy = getattr(trainer, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return open_stream()
+    import tensorflow as tf
+
+    inputs = tuple(tf.TensorSpec((batch_size, *item.shape[1:]), item.dtype) for item in trainer.inputs)
+    signature = (inputs, tf.TensorSpec((batch_size,), tf.float32))
+    return tf.data.Dataset.from_generator(open_stream, output_signature=signature)
