@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import re
 import tomllib
@@ -241,7 +242,8 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
             )
     if mini:
         data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
-        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini")
+        bag = math.gcd(config.train.bag, config.train.batch_size)  # whole bags in the smaller batch
+        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini", bag=bag)
         config = dataclasses.replace(config, data=data, train=train)
     return config
 
