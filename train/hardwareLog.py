@@ -50,7 +50,7 @@ class HardwareLog:
         psutil.cpu_percent()
         process.cpu_percent()  # the first value of either means nothing
         try:
-            whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
+            whole = _ends_in_a_line(self.path)
             with self.path.open("a", newline="", encoding="utf-8") as stream:
                 writer = csv.writer(stream, lineterminator="\n")
                 if stream.tell() == 0:
@@ -66,6 +66,14 @@ class HardwareLog:
                     stream.flush()
         except OSError:  # a full disk also stops the training, with its own message
             return
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read() == b"\n"
 
 
 def sample_machine(process: psutil.Process) -> list[tuple[Any, ...]]:

@@ -39,6 +39,8 @@ import psutil
 import config as configuration
 from config import PROJECT, Config, ConfigError, PipelineError, Tune, toml_value
 from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.loadData import features_folder
+from preprocess.segments import open_shards
 from train.run import Run, write_rows
 from train.trainModel import resolve, train
 
@@ -393,7 +395,9 @@ def main() -> None:
     def override(overrides: Sequence[str]) -> Config:
         return configuration.load(args.config, [*args.set, *overrides], args.mini)
 
-    print(tune(open_search(load_config(args), override)))
+    config = load_config(args)
+    open_shards(features_folder(config), "train")  # else trial after trial would fail
+    print(tune(open_search(config, override)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from train.run import Run
 from train.scoring import score_recordings
 from train.trainModel import open_dataset
 from train.trainModel import train as train_network
+from train.tuneModel import open_search, tune
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
 
@@ -215,6 +216,7 @@ import train.models
 train.models.__path__.append({networks!r})
 import config
 from train.trainModel import train as train_network
+from train.tuneModel import open_search, tune
 train_network(config.load({file!r}))
 """
 
@@ -246,3 +248,29 @@ def test_two_devices_learn_what_one_learns(corpus, home, tmp_path):
     ours, theirs = (weights_of(Run(config.run_dir).best_weights()) for config in (one, two))
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+# The search, on real trainings
+
+
+def test_a_search_gives_runs_and_a_configuration_that_trains(corpus, home, tiny):
+    pytest.importorskip("optuna")
+    base = (
+        *TINY,
+        "train.epochs=3",
+        "tune.study=search",
+        "tune.trials=3",
+        "tune.metric=val_loss",
+        "tune.space={'train.optimizer.learning_rate' = {low = 1e-4, high = 1e-1, log = true}, 'model.dense' = [4, 16]}",
+    )
+    path = tune(open_search(derived(corpus, home, *base), lambda more: derived(corpus, home, *base, *more)))
+    runs = [Run(home / f"search-{number:04d}") for number in range(3)]
+    losses = [min(row["val_loss"] for row in run.read_history()) for run in runs]
+    whole = [loss for run, loss in zip(runs, losses, strict=True) if len(run.read_history()) == 3]
+    assert all((run.folder / "metrics.json").exists() for run in runs)
+    assert len({run.read_config().train.optimizer.options["learning_rate"] for run in runs}) == 3
+    best = configuration.load(path)
+    train_network(best)
+    history = Run(home / "search-best").read_history()
+    assert len(history) == 3
+    assert min(row["val_loss"] for row in history) == pytest.approx(min(whole), rel=1e-3)  # the same seed

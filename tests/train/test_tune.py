@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import config as configuration
 from config import ConfigError, PipelineError, load, to_toml
+from tests.conftest import run_script
 from train import tuneModel
 from train.run import Run, write_rows
 from train.tuneModel import Dimension, best_value, open_search, parse_space, tune
@@ -282,3 +283,12 @@ def test_bad_settings_are_found_before_the_start(tmp_path, override, words):
 def test_defaults_of_the_names():
     config = load(None, ["data.corpus=birds", "model.network=birdclef", "tune.space={'train.seed'=[1]}"])
     assert open_search(config, lambda more: config).name == "tune-birds-birdclef"
+
+
+def test_a_search_needs_the_features(tmp_path):
+    folders = ("--set", f'data.folder="{tmp_path}"', "--set", f'train.folder="{tmp_path}"')
+    done = run_script("train/tuneModel.py", "--config", "config/demo-tune.toml", *folders)
+    assert done.returncode == 1
+    assert "holds 0 train shards" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
