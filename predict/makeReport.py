@@ -40,7 +40,7 @@ from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from train.generateImages import draw_beside_raw
-from train.hardwareLog import read_hardware_log
+from train.hardware_log import read_hardware_log
 from train.metrics import average_precision
 from train.run import Run, last_run
 

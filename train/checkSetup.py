@@ -40,7 +40,7 @@ def check(config: Config) -> None:
         if not os.access(nearest, os.W_OK):
             raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
     from train.losses import open_loss
-    from train.mlflowLog import require_mlflow
+    from train.mlflow_log import require_mlflow
     from train.network import build_model, build_trainer
     from train.run import Run
     from train.start_weights import check_start

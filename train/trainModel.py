@@ -115,7 +115,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
     from train.devices import data_parallel
-    from train.mlflowLog import require_mlflow
+    from train.mlflow_log import require_mlflow
 
     require_mlflow(config)
     with data_parallel(config):
@@ -135,10 +135,10 @@ def fit(
     from train.augment import needs, open_augmentations
     from train.batches import Batches
     from train.devices import restartable
-    from train.hardwareLog import HardwareLog
+    from train.hardware_log import HardwareLog
     from train.losses import class_weights, open_loss
     from train.MAPCallback import MAPCallback
-    from train.mlflowLog import open_tracking
+    from train.mlflow_log import open_tracking
     from train.network import build_model, build_trainer, fit_statistics
     from train.start_weights import prepare
 

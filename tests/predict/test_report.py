@@ -22,7 +22,7 @@ from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.predict.conftest import NAMES
-from train.hardwareLog import read_hardware_log
+from train.hardware_log import read_hardware_log
 from train.run import Run
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from train import hardwareLog
-from train.hardwareLog import COLUMNS, HardwareLog, parse_gpus, read_hardware_log, sample_machine
+from train.hardware_log import COLUMNS, HardwareLog, parse_gpus, read_hardware_log, sample_machine
 
 
 def rows_of(path) -> list[list[str]]:

@@ -18,7 +18,7 @@ from preprocess.segments import open_shards
 from tests.conftest import PROJECT
 from tests.train.conftest import NETWORKS, derived
 from tests.train.test_train import TINY, assert_same_course, weights_of
-from train.hardwareLog import COLUMNS, read_hardware_log
+from train.hardware_log import COLUMNS, read_hardware_log
 from train.run import Run
 from train.scoring import score_recordings
 from train.trainModel import open_dataset
