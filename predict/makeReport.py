@@ -166,7 +166,7 @@ def section_spectrograms(facts: Facts) -> str:
     shots = []
     for class_id, i in sorted(examples.items())[:EXAMPLES]:
         buffer = io.BytesIO()
-        Image.fromarray(draw_beside_raw(view, raw, i, 0)).save(buffer, "PNG", optimize=True)
+        Image.fromarray(draw_beside_raw(view, raw, i, 0, features)).save(buffer, "PNG", optimize=True)
         caption = f"{facts.name(class_id)}, recording {html.escape(view.media_id[i])}"
         shots.append(
             f"<figure>{inline(buffer.getvalue(), 'Spectrogram, raw and masked')}<figcaption>{caption}</figcaption></figure>"

@@ -40,6 +40,7 @@ import config as configuration
 from config import PROJECT, Config, ConfigError, PipelineError, Tune, toml_value
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.loadData import features_folder
+from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
 from train.run import Run, write_rows
 from train.trainModel import resolve, train
@@ -193,7 +194,7 @@ def check_parts(config: Config) -> None:
 
     resolve(config)
     open_loss(config.train.loss)
-    open_augmentations(config.train.augment)
+    open_augmentations(config.train.augment, open_recipe(config.features))
     open_optimizer(config, 1)
 
 

@@ -96,6 +96,6 @@ def test_a_log_that_is_no_log(tmp_path, monkeypatch):
     assert read_hardware_log(path) == {}
     path.write_bytes(b"\xff\x00,cpu\n2026-01-01T10:00:00,cpu,x,1,1,\n2026-01-01T10:00:00,cpu\n\n")
     assert read_hardware_log(path) == {}
-    monkeypatch.setattr(hardwareLog, "MAX_LOG_BYTES", 3)
+    monkeypatch.setattr("train.hardware_log.MAX_LOG_BYTES", 3)
     path.write_text("2026-01-01T10:00:00,cpu,1,1,1,\n")
     assert read_hardware_log(path) == {}

@@ -180,7 +180,7 @@ def test_one_and_three_channels(name, channels):
 def refused(network: str, bins: int, frames: int, *overrides: str) -> str:
     settings = [f"model.network={network}", f"features.segment_frames={frames}", *overrides]
     with pytest.raises(ConfigError) as refusal:
-        build_model(configuration.load(None, settings), ENCODING, bins, 3)
+        build_model(configuration.load(None, settings), ENCODING, (bins,), 3)
     assert str(refusal.value).isprintable()
     return str(refusal.value)
 
@@ -286,7 +286,7 @@ def test_application_options():
 )
 def test_bad_application_options_are_named(override, words):
     with pytest.raises(ConfigError, match=words):
-        build_model(configuration.load(None, ["model.network=application", override]), ENCODING, 64, 3)
+        build_model(configuration.load(None, ["model.network=application", override]), ENCODING, (64,), 3)
 
 
 def test_application_takes_one_or_three_channels():
@@ -319,7 +319,7 @@ def test_weight_decay_reaches_the_trainer():
         ],
     )
     loss = open_loss(config.train.loss)
-    model = build_model(config, ENCODING, 16, 2)
+    model = build_model(config, ENCODING, (16,), 2)
     trainer = build_trainer(config, model, loss, 1)
     codes = np.random.default_rng(3).integers(0, 255, (4, 16, 16)).astype(np.uint8)
     targets = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]

@@ -31,7 +31,7 @@ CLASSES = ["aaaaaa", "bbbbbb", "cccccc"]
 def settings(name: str, *overrides: str, **options) -> configuration.Config:
     """Return a configuration of a small network."""
     _, frames, small = SMALL[name]
-    options = [f"model.{key}={configuration._toml_value(value)}" for key, value in (small | options).items()]
+    options = [f"model.{key}={configuration.toml_value(value)}" for key, value in (small | options).items()]
     return configuration.load(
         None, [f"model.network={name}", *options, f"features.segment_frames={frames}", *overrides]
     )
@@ -39,7 +39,7 @@ def settings(name: str, *overrides: str, **options) -> configuration.Config:
 
 def whole(name: str, seed: int, classes: int = 3, **options) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    model = build_model(settings(name, **options), ENCODING, SMALL[name][0], classes)
+    model = build_model(settings(name, **options), ENCODING, SMALL[name][:1], classes)
     rng = np.random.default_rng(seed)
     for weight in model.weights:  # biases and statistics too, so that every array tells
         weight.assign(rng.uniform(0.1, 1, weight.shape))
