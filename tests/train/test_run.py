@@ -20,7 +20,7 @@ from train.run import MONITORS, FeatureStamp, Run, best_epoch, is_best, last_run
 
 NAN = float("nan")
 SPECIES = [Species("aaaaaa", "Avis prima"), Species("bbbbbb", 'Avis "secunda"', "Bird; a second, small")]
-STAMP = FeatureStamp('{"recipe": "birdclef2016"}', Encoding("uint8", 0.05, -4.5), 200, "0123abcd")
+STAMP = FeatureStamp('{"recipe": "birdclef2016"}', Encoding("uint8", 0.05, -4.5), (200,), "0123abcd")
 SPLIT = {"100": "train", "101": "validation", "a, b.wav": "holdout"}
 
 
@@ -207,7 +207,7 @@ def test_all_changes_are_named_at_once(started, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"fingerprint": "other"}, {"bins": 100}, {"recipe": "{}"}, {"encoding": Encoding("float32", 1, 0)}]
+    "change", [{"fingerprint": "other"}, {"shape": (100,)}, {"recipe": "{}"}, {"encoding": Encoding("float32", 1, 0)}]
 )
 def test_other_features_are_refused(started, tmp_path, change):
     with pytest.raises(PipelineError, match="recordings or features have changed"):
