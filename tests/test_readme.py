@@ -1,4 +1,4 @@
-"""Every command in the README names a script that exists and options that the script has."""
+"""Every command in the README and in docs/ names a script that exists and options that the script has."""
 
 import re
 import shlex
@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
+import config as configuration
 from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md")))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)]
+COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
 def test_the_two_commands_come_first():
@@ -36,8 +38,10 @@ def test_command_exists_with_its_options(command):
     for word in words:
         if word.startswith("--"):
             assert word in usage.stdout
-    if "--config" in words and words[words.index("--config") + 1] != "CONFIG":
+    if "--config" in words and not words[words.index("--config") + 1].startswith(("CONFIG", "runs/")):
         assert (PROJECT / words[words.index("--config") + 1]).exists()
+    settings = [words[i + 1] for i, word in enumerate(words) if word == "--set" and "=" in words[i + 1]]
+    configuration.load(None, settings)
 
 
 def test_reason_codes_are_those_of_the_source():

@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import config as configuration
 from config import Config, PipelineError
 from predict.predict import load_run, open_view, score
 from preprocess.loadData import load
+from preprocess.recipes import open_recipe
 from preprocess.resample import resample
+from tests.conftest import PROJECT
 from tests.train.conftest import derived
+from train.losses import open_loss
+from train.network import build_model, build_trainer, open_optimizer
 from train.run import Run
 from train.trainModel import train as train_network
 
@@ -89,6 +94,19 @@ def test_it_learns_and_predicts(corpus, tmp_path, name):
         assert scores.shape == (3, 3)
         assert scores.argmax(axis=1).tolist() == [(int(media_id) - 100) % 3 for media_id in media_ids]
         assert np.logical_and(scores >= 0, scores <= 1).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["bogart2021", "jibjib2018", "jibjib2018-lstm", "passau2024", "sprengel2016", "toddstep2023"]
+)
+def test_the_systems_fit_together(name):
+    """Recipe, network, loss and augmentations of every file in config/, as stage 0 opens them."""
+    config = configuration.load(PROJECT / "config" / f"{name}.toml", ["data.source=dawnchorus"], mini=True)
+    assert config.train.batch_size % config.train.bag == 0
+    recipe, loss = open_recipe(config.features), open_loss(config.train.loss)
+    open_optimizer(config, 10)
+    trainer = build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 5), loss, 10)
+    assert trainer.output_shape == (None, 10)
 
 
 def test_noise_needs_a_mask(corpus, tmp_path):
