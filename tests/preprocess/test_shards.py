@@ -95,7 +95,7 @@ class TestSchema:
             assert {file[name].dtype for name in ("frame_start", "frame_count", "cell_start")} == {np.dtype("int64")}
             assert file["frame_start"][:].tolist() == [0, *np.cumsum(counts)[:-1]]
             assert file["cell_start"][:].tolist() == [0, *np.cumsum(-(-counts // 30))[:-1]]
-            assert (file.attrs["schema"], file.attrs["complete"]) == (1, 1)
+            assert (file.attrs["schema"], file.attrs["complete"]) == (2, 1)
             assert (file.attrs["sample_rate"], file.attrs["frame_rate"]) == (16_000, 62.5)
             assert json.loads(file.attrs["recipe"])["n_fft"] == 512
             assert json.loads(file.attrs["rejected"]) == []
@@ -379,7 +379,7 @@ CHANGES = {  # what is done to the file: what the message says of it
     "external storage": (external_storage, "frames refers to other files"),
     "no mark of completion": (lambda file: file.attrs.__delitem__("complete"), "incomplete"),
     "marked incomplete": (lambda file: file.attrs.__setitem__("complete", 0), "incomplete"),
-    "another schema": (lambda file: file.attrs.__setitem__("schema", 2), "another version"),
+    "another schema": (lambda file: file.attrs.__setitem__("schema", 1), "another version"),
     "no frame_start": (lambda file: file.__delitem__("frame_start"), None),
     "cells is a group": (lambda file: (file.__delitem__("cells"), file.create_group("cells")), "cells"),
     "no cell_frames": (lambda file: file["cells"].attrs.__delitem__("cell_frames"), None),

@@ -324,7 +324,7 @@ def test_weight_decay_reaches_the_trainer():
     codes = np.random.default_rng(3).integers(0, 255, (4, 16, 16)).astype(np.uint8)
     targets = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     reported = trainer.evaluate([codes, targets], np.zeros((4, 1)), verbose=0)[0]
-    plain = float(np.mean(np.asarray(loss.compute(targets, model(codes)))))
+    plain = float(np.mean(np.asarray(loss.over_batch(targets, model(codes), 1))))
     hidden = of_kind(model.layers[-1], kinds.Dense)[0]
     assert reported == pytest.approx(plain + 0.5 * np.square(np.asarray(hidden.kernel)).sum(), rel=1e-3)
 

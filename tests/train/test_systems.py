@@ -47,7 +47,7 @@ SYSTEMS = {
         "model.dynamic_range=80",
         "train.loss={name='best_frame'}",
         "train.bag=4",
-        "train.epochs=24",
+        "train.epochs=16",
         "train.class_weights=ten_over_n",
         "train.augment={decibel_threshold={}, time_mask={fill='minimum'}}",
     ),
@@ -58,7 +58,8 @@ SYSTEMS = {
         "features.drop_columns=false",  # a steady tone is no signal by the rule of medians
         "features.mask=false",
         "train.noise_class=0.25",
-        "train.augment={time_roll={}, frequency_roll={share=0.02}, same_species={}, noise={count=2}}",
+        "train.epochs=12",
+        "train.augment={time_roll={}, frequency_roll={share=0.02}, same_species={}, noise={count=2, damping=0.05}}",
     ),
     "attention over a recording": (
         "train.loss={name='pooled', pool='attention'}",
