@@ -132,8 +132,6 @@ def fit(
     """Run the epochs that are missing and write the final figures; start is called once the model is built."""
     import keras
 
-    from train.augment import needs, open_augmentations
-    from train.batches import Batches
     from train.devices import restartable
     from train.hardware_log import HardwareLog
     from train.losses import class_weights, open_loss
@@ -145,17 +143,9 @@ def fit(
     keras.utils.set_random_seed(config.train.seed)
     reader, training, validation = data.reader, data.side("train"), data.side("validation")
     noise_class = config.train.noise_class > 0
-    weights = class_weights(
-        config.train.class_weights,
-        [*np.bincount(data.labels[training], minlength=len(data.species)), *[len(training)] * noise_class],
-    )
-    loss = open_loss(config.train.loss, noise_class, weights)
-    wanted = needs(open_augmentations(config.train.augment, open_recipe(config.features)))
-    noise = None
-    if noise_class or "noise" in wanted:
-        noise = SegmentReader(reader.shards, config.features.segment_frames, mask=False, drop_columns=True, noise=True)
-    targets = data.targets(config.train.background_weight, noise_class)
-    batches = Batches(reader, training, targets, config.train, wanted, noise)
+    counts = [*np.bincount(data.labels[training], minlength=len(data.species)), *[len(training)] * noise_class]
+    loss = open_loss(config.train.loss, noise_class, class_weights(config.train.class_weights, counts))
+    batches = open_batches(config, data)
     model = build_model(config, reader.encoding, reader.shape, len(data.species) + noise_class)
     outputs = [kind.class_id for kind in data.species] + ["noise"] * noise_class
     prepare(config.model, model.layers[-1], outputs, load=not target.has_state())
@@ -216,6 +206,20 @@ def fit(
         tracking.log_epochs(history)
         tracking.finish()
     log(f"{target.folder}: {summary(metrics)}")
+
+
+def open_batches(config: Config, data: Dataset) -> Any:
+    """Return the `Batches` of the training side, with what the augmentations need beside it."""
+    from train.augment import needs, open_augmentations
+    from train.batches import Batches
+
+    noise_class, frames = config.train.noise_class > 0, config.features.segment_frames
+    wanted = needs(open_augmentations(config.train.augment, open_recipe(config.features)))
+    noise = None
+    if noise_class or "noise" in wanted:
+        noise = SegmentReader(data.reader.shards, frames, mask=False, drop_columns=True, noise=True)
+    targets = data.targets(config.train.background_weight, noise_class)
+    return Batches(data.reader, data.side("train"), targets, config.train, wanted, noise)
 
 
 def recorder_callback(
