@@ -21,6 +21,11 @@ from preprocess.resample import resample
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest file first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_doall.py")
+
+
 def run_script(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """Run a Python file or module of the project as a user would and return the finished process."""
     command = [sys.executable, *map(str, arguments)]

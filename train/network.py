@@ -176,7 +176,8 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
         others = {
-            need: keras.Input(model.input_shape[1:], dtype=model.input.dtype, name=need) for need in needs(layers)
+            need: keras.Input(model.input_shape[1:], dtype=model.input.dtype, name=f"{need}_codes")
+            for need in needs(layers)
         }
         values, targets = decode(codes), given
         for layer in layers:
