@@ -46,12 +46,9 @@ class Batches:
         self.needs, self.noise = tuple(needs), noise
         self.owners, self.starts = list_segments(reader, recordings)
         self.batch_size = train.batch_size
-        self.latest = np.array([max(0, reader.frames_left(int(i)) - reader.segment_frames) for i in self.owners])
-        self.first = self.latest * 0
-        if train.random_padding:
-            self.first = np.minimum(
-                0, np.array([reader.frames_left(int(i)) - reader.segment_frames for i in self.owners])
-            )
+        spare = spare_frames(reader, self.owners)
+        self.latest = np.maximum(0, spare)
+        self.first = np.minimum(0, spare) if train.random_padding else spare * 0
         if train.batch_size % train.bag:
             raise PipelineError(
                 f"Invalid value for train.bag. Received: {train.bag}. "
@@ -122,14 +119,14 @@ class Batches:
     def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return a segment of another recording of the same species per item; noise goes with itself."""
         others = np.array([rng.choice(self.same[int(i)]) for i in owners])
-        latest = np.array([max(0, self.reader.frames_left(int(i)) - self.reader.segment_frames) for i in others])
+        latest = np.maximum(0, spare_frames(self.reader, others))
         companions = self.reader.read(others, rng.integers(0, latest + 1))
         return np.concatenate([companions, codes[len(owners) :]]) if self.noisy else companions
 
     def _noise(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Return random segments of noise."""
         chosen = rng.choice(self.sources, count)
-        latest = np.array([max(0, self.noise.frames_left(int(i)) - self.noise.segment_frames) for i in chosen])
+        latest = np.maximum(0, spare_frames(self.noise, chosen))
         return self.noise.read(chosen, rng.integers(0, latest + 1))
 
     def stream(self, first_epoch: int) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
@@ -172,3 +169,8 @@ class Batches:
     def stop(self) -> None:
         """End the thread."""
         self._stopped.set()
+
+
+def spare_frames(reader: SegmentReader, recordings: np.ndarray) -> np.ndarray:
+    """Return how many frames longer than a segment recordings are, int64 [n]; negative for shorter ones."""
+    return np.array([reader.frames_left(int(i)) - reader.segment_frames for i in recordings], np.int64)
