@@ -14,7 +14,7 @@ from config import Between, Positive
 from preprocess.mask import KeepAll
 from preprocess.recipes import Encoding
 from preprocess.recipes.logmel import CELL_FRAMES, FULL_SCALE
-from preprocess.spectrogram import cut_blocks, read_samples
+from preprocess.spectrogram import count_samples, cut_blocks, read_samples
 
 EDGE = 1e-5  # share of the peak below which samples at the ends are trimmed
 BLOCK_FRAMES = 256
@@ -91,8 +91,7 @@ class Recipe:
 
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the frames of a recording, int16 [frames, hop]."""
-        samples = sum(map(len, read_samples(path, self.sample_rate)))
-        first, last, largest = self.measure(path, samples)
+        first, last, largest = self.measure(path, count_samples(path))
         gain = (FULL_SCALE - 1) / largest if self.peak and largest else 1.0
 
         def chosen() -> Iterator[np.ndarray]:
