@@ -1,5 +1,6 @@
 """Every command in the README and in docs/ names a script that exists and options that the script has."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -21,6 +22,14 @@ def test_the_two_commands_come_first():
     assert COMMANDS[1].startswith("./predict.sh")
 
 
+@functools.cache
+def usage(*start: str) -> str:
+    """Return what a script says to --help."""
+    done = subprocess.run([*start, "--help"], capture_output=True, text=True, cwd=PROJECT, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_exists_with_its_options(command):
     words = shlex.split(command)
@@ -33,11 +42,10 @@ def test_command_exists_with_its_options(command):
     if words[0].endswith("run.sh"):
         assert (PROJECT / words[0]).exists()
         return
-    usage = subprocess.run([*start, "--help"], capture_output=True, text=True, cwd=PROJECT, timeout=120, check=False)
-    assert usage.returncode == 0, usage.stderr
+    shown = usage(*start)
     for word in words:
         if word.startswith("--"):
-            assert word in usage.stdout
+            assert word in shown
     if "--config" in words and not words[words.index("--config") + 1].startswith(("CONFIG", "runs/")):
         assert (PROJECT / words[words.index("--config") + 1]).exists()
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set" and "=" in words[i + 1]]

@@ -258,20 +258,20 @@ def test_a_search_gives_runs_and_a_configuration_that_trains(corpus, home, tiny)
     pytest.importorskip("optuna")
     base = (
         *TINY,
-        "train.epochs=3",
+        "train.epochs=2",
         "tune.study=search",
-        "tune.trials=3",
+        "tune.trials=2",
         "tune.metric=val_loss",
         "tune.space={'train.optimizer.learning_rate' = {low = 1e-4, high = 1e-1, log = true}, 'model.dense' = [4, 16]}",
     )
     path = tune(open_search(derived(corpus, home, *base), lambda more: derived(corpus, home, *base, *more)))
-    runs = [Run(home / f"search-{number:04d}") for number in range(3)]
+    runs = [Run(home / f"search-{number:04d}") for number in range(2)]
     losses = [min(row["val_loss"] for row in run.read_history()) for run in runs]
-    whole = [loss for run, loss in zip(runs, losses, strict=True) if len(run.read_history()) == 3]
+    whole = [loss for run, loss in zip(runs, losses, strict=True) if len(run.read_history()) == 2]
     assert all((run.folder / "metrics.json").exists() for run in runs)
-    assert len({run.read_config().train.optimizer.options["learning_rate"] for run in runs}) == 3
+    assert len({run.read_config().train.optimizer.options["learning_rate"] for run in runs}) == 2
     best = configuration.load(path)
     train_network(best)
     history = Run(home / "search-best").read_history()
-    assert len(history) == 3
+    assert len(history) == 2
     assert min(row["val_loss"] for row in history) == pytest.approx(min(whole), rel=1e-3)  # the same seed
