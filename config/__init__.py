@@ -139,6 +139,8 @@ class Train:
     plateau_patience: Positive = 5  # ... after so many epochs without a lower val_loss
     warmup_epochs: Annotated[float, Between(0)] = 0.5  # linear rise from 0 to the learning rate
     patience: Count = 100  # stop after so many epochs without a lower val_loss; 0: never
+    monitor: Literal["val_map", "val_loss", "val_acc", "last"] = "val_map"  # what the epoch is chosen by whose weights
+    # are used; last: the last one, for schedules that end at 0 and validation sides that are small
     ema: Annotated[float, Between(0, 0.99999)] = 0.0  # momentum of the averaged weights that are scored; 0: off
     checkpoint_every: Count = 0  # keep the weights of every N-th epoch as epoch_0010.weights.h5; 0: none
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

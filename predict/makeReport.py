@@ -139,7 +139,8 @@ def section_result(facts: Facts) -> str:
         linear = evaluate(facts.linear)
         rows.append(("linear classifier on mean spectra", *(f"{linear[name]['value']:.3f}" for name in TITLES)))
     rows.append(("chance", *(f"{result['chance'][name]:.3f}" for name in TITLES)))
-    metrics = facts.target.read_metrics()
+    metrics, monitor = facts.target.read_metrics(), facts.config.train.monitor
+    words = "the last" if monitor == "last" else f"best {monitor}"
     holdout = ""
     if "holdout" in metrics:
         held = metrics["holdout"]
@@ -147,7 +148,7 @@ def section_result(facts: Facts) -> str:
             f"<p>Holdout: MAP {held['holdout_map']:.3f} over {held['recordings']} recordings that chose nothing.</p>"
         )
     return (
-        f"<p>On {html.escape(facts.scored)}, with the weights of epoch {metrics['best_epoch']} (best val_map).</p>"
+        f"<p>On {html.escape(facts.scored)}, with the weights of epoch {metrics['best_epoch']} ({words}).</p>"
         f'<ul class="big">{"".join(tiles)}</ul>' + table(["", *TITLES.values()], rows, range(1, 7)) + holdout
     )
 

@@ -39,8 +39,8 @@ from train.run import MONITORS, Run, last_run
 RECORDINGS_AT_ONCE = 64  # scored together; bounds the memory
 
 
-def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
-    """Return the configuration, the model with its best weights and the loss of a run.
+def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
+    """Return the configuration, the model with the weights by a monitor (default: the run's) and the loss of a run.
 
     Raises:
         PipelineError: if the run is incomplete or its weights are damaged.
@@ -51,7 +51,7 @@ def load_run(target: Run, monitor: str = "val_map") -> tuple[Config, Any, Any]:
 
     noise_class = config.train.noise_class > 0
     model = build_model(config, stamp.encoding, stamp.shape, len(target.read_species()) + noise_class)
-    target.load_best(model, monitor)
+    target.load_best(model, monitor or config.train.monitor)
     return config, model, open_loss(config.train.loss, noise_class)
 
 
@@ -122,7 +122,8 @@ def predict(target: Run, source: Path | None, output: Path | None, top: int | No
     manifest = read_table(config.corpus_dir / "recordings.csv", Recording)
     length = sum(row.duration for row in manifest if row.part == "test")
     log(
-        f"{output}: {count} recordings x {min(top or len(classes), len(classes))} species by {monitor} weights of "
+        f"{output}: {count} recordings x {min(top or len(classes), len(classes))} species by "
+        f"{monitor or config.train.monitor} weights of "
         f"{target.folder.name}; scored in {seconds:.1f} s, {length / seconds:.0f} times real time"
     )
     return output
@@ -135,7 +136,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
     parser.add_argument("--output", type=Path, help="CSV to write (default: predict/<run>[-<input>].csv)")
     parser.add_argument("--top", type=int, help="species per recording, 0: all (default: predict.top of the run)")
-    parser.add_argument("--weights", choices=[*MONITORS], default="val_map", help="best by (default: val_map)")
+    parser.add_argument(
+        "--weights", choices=[*MONITORS], default="", help="best by (default: train.monitor of the run)"
+    )
     add_jobs_argument(parser)
     args = parser.parse_args()
     if args.top is not None and args.top < 0:

@@ -130,25 +130,37 @@ def five_per_class(
 def folds(
     recordings: Sequence[Recording], train: Train, *, validation: str | int = "1", holdout: str | int = ""
 ) -> dict[str, str]:
-    """Validate on one official fold of the corpus, and hold back another one if it is named."""
+    """Validate on one official fold of the corpus, and hold back another one if it is named.
+
+    With `validation = ""` and a holdout, validation is train.validation of the other folds, as `grouped` takes it.
+    """
     known = sorted({row.fold for row in recordings if row.fold})
     for key, fold in (("validation", str(validation)), ("holdout", str(holdout))):
-        if fold not in known and (fold or key == "validation"):
+        if fold not in known and (fold or (key == "validation" and not str(holdout))):
             raise ConfigError(
                 f"Invalid value for train.split.{key}. Received: {fold!r}. "
                 f"Expected a fold of the corpus: {', '.join(known) or 'it has none'}."
             )
-    return _sides(
-        recordings,
-        [row.media_id for row in recordings if row.fold == str(validation)],
-        [row.media_id for row in recordings if holdout != "" and row.fold == str(holdout)],
-    )
+    held = [row.media_id for row in recordings if holdout != "" and row.fold == str(holdout)]
+    if validation == "":
+        return _hold_out(recordings, train, held)
+    return _sides(recordings, [row.media_id for row in recordings if row.fold == str(validation)], held)
 
 
 def kfold(
-    recordings: Sequence[Recording], train: Train, *, k: Annotated[int, Between(2)] = 5, fold: Count = 0
+    recordings: Sequence[Recording],
+    train: Train,
+    *,
+    k: Annotated[int, Between(2)] = 5,
+    fold: Count = 0,
+    holdout: bool = False,
+    seed: Count = 0,
 ) -> dict[str, str]:
-    """Validate on one of k folds, stratified by class, whole groups of train.group_by only; fold counts from 0."""
+    """Validate on one of k folds, stratified by class, whole groups of train.group_by only; fold counts from 0.
+
+    With `holdout` that fold is held back, and validation is train.validation of the others, as `grouped` takes it.
+    The folds follow from this seed, not from train.seed: one partition serves trainings with several seeds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     if fold >= k:
@@ -160,9 +172,9 @@ def kfold(
         raise PipelineError(f"train.split.k={k} is more than this corpus of {len(set(groups))} groups allows.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes with fewer than k recordings: they are in fewer folds
-        parts = StratifiedGroupKFold(k, shuffle=True, random_state=train.seed).split(rows, classes, groups)
-        chosen = [indices for _, indices in parts][fold]
-    return _sides(recordings, [rows[i].media_id for i in chosen])
+        parts = StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(rows, classes, groups)
+        chosen = [rows[i].media_id for i in [indices for _, indices in parts][fold]]
+    return _hold_out(recordings, train, chosen) if holdout else _sides(recordings, chosen)
 
 
 SPLITS = {part.__name__: part for part in (grouped, per_class, hundreds_digit, five_per_class, folds, kfold)}
@@ -171,6 +183,12 @@ SPLITS = {part.__name__: part for part in (grouped, per_class, hundreds_digit, f
 def _sides(recordings: Sequence[Recording], validation: Iterable[str], holdout: Iterable[str] = ()) -> dict[str, str]:
     sides = {row.media_id: "train" for row in recordings}
     return sides | dict.fromkeys(validation, "validation") | dict.fromkeys(holdout, "holdout")
+
+
+def _hold_out(recordings: Sequence[Recording], train: Train, held: Sequence[str]) -> dict[str, str]:
+    """Hold recordings back, and train.validation of the others for validation."""
+    rest = [row for row in recordings if row.media_id not in set(held)]
+    return _sides(recordings, hold_back(rest, train.validation, train.seed, train.group_by), held)
 
 
 def _by_class(recordings: Sequence[Recording], seed: int) -> list[list[str]]:

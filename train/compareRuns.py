@@ -5,8 +5,8 @@ python train/compareRuns.py                                  # all of runs/
 python train/compareRuns.py /disk/runs runs/demo-alexnet     # folders of runs, or single runs
 python train/compareRuns.py --output comparison.html
 
-Figures are those of the validation recordings with the best weights by val_map; runs on different corpora, or with
-another split, are not to be compared. The page filters by network, corpus and recipe.
+Figures are those of the validation recordings with the weights that train.monitor names; runs on different corpora, or
+with another split, are not to be compared. The page filters by network, corpus and recipe.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -83,9 +83,14 @@ class Result:
             "recipe": self.config.features.recipe,
         }
 
+    @property
+    def epoch(self) -> int:
+        """Return the number of the epoch, from 0, whose weights count."""
+        return best_epoch(self.history, self.config.train.monitor)
+
     def value(self, name: str) -> float | None:
-        """Return a figure of the best epoch, or None where it is not known."""
-        given = self.metrics.get("validation", self.history[best_epoch(self.history)]).get(name)
+        """Return a figure of the epoch whose weights count, or None where it is not known."""
+        given = self.metrics.get("validation", self.history[self.epoch]).get(name)
         return float(given) if isinstance(given, int | float) and math.isfinite(given) else None
 
     def interval(self, name: str) -> tuple[float, float] | None:
@@ -253,7 +258,7 @@ def section_figures(results: Sequence[Result]) -> str:
     for result in results:
         seconds = sum(row.get("seconds", 0) for row in result.history)
         cells = [html.escape(result.name), *map(html.escape, result.facts.values())]
-        cells += [str(len(result.history)), str(best_epoch(result.history) + 1)]
+        cells += [str(len(result.history)), str(result.epoch + 1)]
         for name in ("val_map", "val_top1", "val_top3", "val_top5", "val_auc", "val_loss"):
             value = result.value(name)
             cells.append("" if value is None else f"{value:.3f}")
@@ -297,8 +302,8 @@ def compare_runs(folders: Sequence[Path], output: Path) -> Path:
     )
     body = STYLE + section_filters(results)
     body += (
-        "<p>Validation recordings, weights of the best val_map; lines are 95 % bootstrap intervals over recordings, "
-        "where a run has them.</p>"
+        "<p>Validation recordings, by the weights that each run is used with; lines are 95 % bootstrap intervals over "
+        "recordings, where a run has them.</p>"
     )
     body += "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
     write_page(output, f"Comparison of {len(results)} runs", [("", body)], SCRIPT)

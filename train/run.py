@@ -4,11 +4,12 @@ config.toml                     resolved
 classes.csv                     in the order of the outputs
 features.json                   recipe, encoding and shape; fingerprint of the shards it was trained on
 split.csv                       which recordings were for training, validation and holdout
-best_val_{map,loss,acc}.weights.h5
+best_val_{map,loss,acc}.weights.h5, last.weights.h5; train.monitor says which are used
 epoch_0010.weights.h5           every train.checkpoint_every epochs
 state.h5                        weights, optimizer and history of the last epoch, to resume from
 history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
-per_class.csv                   precision, recall and F1 of every species by the best weights
+per_class.csv                   precision, recall and F1 of every species by the weights that are used
+holdout.csv                     the scores of the recordings that were held out
 hardware.csv                    what the machine did meanwhile
 mlflow.json                     which MLflow run this is, where train.mlflow is on
 """
@@ -32,7 +33,7 @@ from preprocess.recordings import Species, read_table, write_table
 from train.averaging import averaged
 from train.metrics import without_nan
 
-MONITORS = {"val_map": max, "val_loss": min, "val_acc": max}  # what best weights are kept of
+MONITORS = {"val_map": max, "val_loss": min, "val_acc": max, "last": None}  # what weights are kept by
 # What may differ when a run goes on: where things lie, how long it trains, what it keeps, and what prediction does.
 _FREE = frozenset(
     (
@@ -70,8 +71,8 @@ class Run:
         self.folder = folder
 
     def best_weights(self, monitor: str = "val_map") -> Path:
-        """Return the path of the best weights by val_map, val_loss or val_acc."""
-        return self.folder / f"best_{monitor}.weights.h5"
+        """Return the path of the best weights by val_map, val_loss or val_acc, or of the last ones."""
+        return self.folder / f"{'' if monitor == 'last' else 'best_'}{monitor}.weights.h5"
 
     # Starting and resuming
 
@@ -94,10 +95,10 @@ class Run:
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_table(self.folder / "classes.csv", Species, species)
-        _write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
+        write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
         rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
         write_rows(self.folder / "split.csv", rows)
-        _write_text(self.folder / "config.toml", configuration.to_toml(config))
+        write_text(self.folder / "config.toml", configuration.to_toml(config))
 
     def check_same(self, config: Config) -> None:
         """Raise a PipelineError that names the settings in which the run differs from config."""
@@ -254,7 +255,7 @@ class Run:
                 rows = [row for row in csv.DictReader(stream) if row.get("run") != self.folder.name]
         rows.append({name: str(value) for name, value in log_row.items()})
         write_rows(log, rows)
-        _write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
+        write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
 
 
 def last_run(folder: Path) -> Run:
@@ -273,8 +274,11 @@ def last_run(folder: Path) -> Run:
 
 
 def is_best(history: list[dict[str, float]], monitor: str, better: Any) -> bool:
-    """Tell whether the last epoch is strictly the best so far; NaN never is, but the first epoch always is."""
-    if len(history) == 1:
+    """Tell whether the last epoch is strictly the best so far; NaN never is, but the first epoch always is.
+
+    By the monitor "last" every epoch is.
+    """
+    if len(history) == 1 or monitor == "last":
         return True
     value = history[-1][monitor]
     earlier = [row[monitor] for row in history[:-1] if row[monitor] == row[monitor]]
@@ -345,7 +349,8 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     partial.replace(path)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once."""
     partial = path.with_name(path.name + ".part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

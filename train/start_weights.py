@@ -158,7 +158,8 @@ def _is_run(path: Path) -> bool:
 def _load_run(network: keras.Model, path: Path, class_ids: Sequence[str]) -> list[str]:
     """Take the layers that fit from a run; return the names of the others."""
     if path.is_dir():
-        path = Run(path).best_weights()
+        run = Run(path)
+        path = run.best_weights(run.read_config().train.monitor)
     if not path.exists():
         raise PipelineError(f"{path} is missing; that run has not finished an epoch, or this is no run directory.")
     table = path.with_name("classes.csv")

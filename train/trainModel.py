@@ -297,12 +297,15 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
 def final_metrics(
     config: Config, target: Run, model: Any, scoring: Any, data: Dataset, history: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """Return the figures of the best weights by val_map, on the validation side and the holdout if there is one."""
+    """Return the figures of the weights by train.monitor, on the validation side and the holdout if there is one.
+
+    The scores of the holdout's recordings go to holdout.csv.
+    """
     from train.MAPCallback import MAPCallback
 
-    target.load_best(model)
+    target.load_best(model, config.train.monitor)
     metrics = {
-        "best_epoch": best_epoch(history) + 1,
+        "best_epoch": best_epoch(history, config.train.monitor) + 1,
         "epochs": len(history),
         "validation": scoring.evaluate() | {"recordings": len(data.side("validation"))},
         "intervals": scoring.intervals(),
@@ -324,8 +327,19 @@ def final_metrics(
         scored = {name.replace("val_", "holdout_"): value for name, value in held.evaluate().items()}
         metrics["holdout"] = scored | {"recordings": len(holdout)}
         rows += class_rows("holdout", data, held)
+        write_rows(target.folder / "holdout.csv", holdout_rows(data, holdout, held.scores))
     write_rows(target.folder / "per_class.csv", rows)
     return metrics
+
+
+def holdout_rows(data: Dataset, recordings: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """Return the lines of holdout.csv: a recording, its species, and the score of every species."""
+    classes = [kind.class_id for kind in data.species]
+    return [
+        {"media_id": data.reader.media_id[i], "class_id": classes[data.labels[i]]}
+        | {f"score_{name}": f"{value:.10g}" for name, value in zip(classes, own, strict=True)}
+        for i, own in zip(recordings, scores, strict=True)
+    ]
 
 
 def class_rows(side: str, data: Dataset, scoring: Any) -> list[dict[str, Any]]:
@@ -391,7 +405,9 @@ def figures(entry: dict[str, float]) -> str:
 def summary(metrics: dict[str, Any]) -> str:
     """Return the result of a run in a few words."""
     best = metrics["validation"]
-    text = f"best val_map {best['val_map']:.4f} after epoch {metrics['best_epoch']} of {metrics['epochs']}"
+    text = (
+        f"val_map {best['val_map']:.4f} after epoch {metrics['best_epoch']} of {metrics['epochs']}, whose weights count"
+    )
     if "holdout" in metrics:
         text += f", holdout MAP {metrics['holdout']['holdout_map']:.4f} ({metrics['holdout']['recordings']} recordings)"
     return text

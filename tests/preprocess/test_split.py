@@ -219,6 +219,15 @@ class TestFolds:
         assert {row.fold for row in self.recordings if sides[row.media_id] == "holdout"} == {"5"}
         assert {row.fold for row in self.recordings if sides[row.media_id] == "train"} == {"1", "2", "4"}
 
+    def test_a_fold_held_out_and_a_share_of_the_others_for_validation(self):
+        split_of = Part("folds", {"validation": "", "holdout": "2"})
+        sides = split(self.recordings, Train(split=split_of, validation=0.25, seed=3))
+        assert {row.media_id for row in self.recordings if row.fold == "2"} == {
+            name for name, side in sides.items() if side == "holdout"
+        }
+        assert count(self.recordings, sides) == {f"c{c}": {"train": 6, "validation": 2, "holdout": 2} for c in (0, 1)}
+        assert sides != split(self.recordings, Train(split=split_of, validation=0.25, seed=4))
+
     def test_fold_that_is_not_there(self):
         with pytest.raises(ConfigError, match=r"train\.split\.validation.*'9'.*1, 2, 3, 4, 5"):
             chosen(self.recordings, "folds", validation=9)
@@ -246,9 +255,29 @@ class TestKfold:
         for counts in count(self.recordings, chosen(self.recordings, "kfold")).values():
             assert counts["validation"] == pytest.approx(20, abs=6)
 
-    def test_order_does_not_matter_and_the_seed_does(self):
+    def test_order_does_not_matter_and_the_split_has_its_own_seed(self):
         assert chosen(self.recordings[::-1], "kfold") == chosen(self.recordings, "kfold")
-        assert chosen(self.recordings, "kfold", 1) != chosen(self.recordings, "kfold", 2)
+        assert chosen(self.recordings, "kfold", 1) == chosen(self.recordings, "kfold", 2)
+        assert chosen(self.recordings, "kfold") != split(self.recordings, Train(split=Part("kfold", {"seed": 1})))
+
+    @pytest.mark.parametrize("group_by", ["observation", "recordist"])
+    def test_a_fold_held_out_and_a_share_of_the_others_for_validation(self, group_by):
+        for fold in range(4):
+            plain, held = (
+                split(
+                    self.recordings,
+                    Train(split=Part("kfold", {"k": 4, "fold": fold, "holdout": h}), validation=0.2, group_by=group_by),
+                )
+                for h in (False, True)
+            )
+            validated = {name for name, side in plain.items() if side == "validation"}
+            assert validated == {name for name, side in held.items() if side == "holdout"}
+            both: dict[str, set] = {}
+            for row in self.recordings:
+                both.setdefault(key(row, group_by), set()).add(held[row.media_id])
+            assert all(len(found) == 1 for found in both.values())
+            share = sum(side == "validation" for side in held.values()) / (len(held) - len(validated))
+            assert share == pytest.approx(0.2, abs=0.04)
 
     def test_impossible(self):
         with pytest.raises(ConfigError, match=r"train\.split\.fold.*from 0 to 2"):

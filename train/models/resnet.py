@@ -77,9 +77,10 @@ def residual_stages(
     return x
 
 
-def finish(image: Any, x: Any, classes: int, dropout: float, name: str) -> keras.Model:
-    """Return the model that pools the features and classifies them."""
-    x = layers.GlobalAveragePooling2D()(x)
+def finish(image: Any, x: Any, classes: int, dropout: float, name: str, pool: str = "mean") -> keras.Model:
+    """Return the model that pools the features (mean, max or mean_max, both side by side) and classifies them."""
+    mean, largest = layers.GlobalAveragePooling2D(), layers.GlobalMaxPooling2D()
+    x = layers.Concatenate()([mean(x), largest(x)]) if pool == "mean_max" else (mean if pool == "mean" else largest)(x)
     if dropout:
         x = layers.Dropout(dropout)(x)
     return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name=name)

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Cross-validation: train an experiment once per fold and seed, and score each network on the fold it never saw.
+
+python train/crossValidate.py --config config/birdclef2016.toml --seeds 3
+python train/crossValidate.py --config config/best.toml --set data.source=esc50 --set data.root=/data/ESC-50
+
+Needs stages 1 to 3 (./doall.sh --stop-stage 3). The folds are the official ones of the corpus where it has some,
+else --folds stratified ones that keep every recordist together. Within the other folds, train.validation of the
+recordings choose what there is to choose. The test part of the corpus is not touched.
+
+Writes <train.folder>/cv-<run>/: a run directory per fold and seed, folds.csv, and summary.json. The same command
+resumes an interrupted run; runs that are finished are not trained again.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import csv
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from config import Config, ConfigError, Part
+from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.recordings import Recording, read_table
+from train.metrics import average_precision, bootstrap_interval, in_top
+from train.run import Run, write_rows, write_text
+from train.trainModel import resolve, train
+
+FIGURES = {"top1": "top-1 accuracy", "map": "MAP, main species"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a cross-validation."""
+
+    fold: str
+    seed: int
+    config: Config
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The recordings of a fold with the scores of a network that did not see them."""
+
+    media_ids: list[str]
+    labels: np.ndarray  # int [recordings], columns of the species
+    scores: np.ndarray  # float64 [recordings, classes]
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """Return top1 and map of every recording, float64 [recordings]."""
+        main = np.zeros(self.scores.shape, bool)
+        main[np.arange(len(self.labels)), self.labels] = True
+        return {
+            "top1": in_top(self.scores, self.labels, 1).astype(float),
+            "map": average_precision(self.scores, main),
+        }
+
+
+def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[Trial]:
+    """Return the trainings, seed by seed.
+
+    Args:
+        config: the experiment; its split is replaced.
+        folds: number of folds; None: the official ones, or 5 where the corpus has none.
+        seeds: how many seeds, from train.seed on.
+        group_by: what stays together where the folds are not official: "recordist" or "observation".
+
+    Raises:
+        ConfigError: if there are fewer than two folds.
+        PipelineError: if the manifest is missing.
+    """
+    rows = [row for row in read_table(config.corpus_dir / "recordings.csv", Recording) if row.part == "train"]
+    official = sorted({row.fold for row in rows if row.fold})
+    if folds is None and len(official) > 1:
+        splits = {name: Part("folds", {"validation": "", "holdout": name}) for name in official}
+    else:
+        count = 5 if folds is None else folds
+        if count < 2:
+            raise ConfigError(f"Invalid value for --folds. Received: {count}. Expected: at least 2.")
+        splits = {str(k + 1): Part("kfold", {"k": count, "fold": k, "holdout": True}) for k in range(count)}
+    folder = f"{config.train.folder}/cv-{config.run_dir.name}"
+    return [
+        Trial(
+            fold,
+            seed,
+            dataclasses.replace(
+                config,
+                train=dataclasses.replace(
+                    config.train,
+                    split=part,
+                    group_by=group_by,
+                    seed=seed,
+                    folder=folder,
+                    run=f"fold{fold}-seed{seed}",
+                ),
+            ),
+        )
+        for seed in range(config.train.seed, config.train.seed + seeds)
+        for fold, part in splits.items()
+    ]
+
+
+def read_scored(target: Run) -> Scored:
+    """Return the scores of a finished run's holdout."""
+    with (target.folder / "holdout.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in rows[0] if name.startswith("score_")]
+    column = {name.removeprefix("score_"): i for i, name in enumerate(names)}
+    scores = np.array([[float(row[name]) for name in names] for row in rows])
+    return Scored([row["media_id"] for row in rows], np.array([column[row["class_id"]] for row in rows]), scores)
+
+
+def fold_row(trial: Trial) -> dict[str, Any]:
+    """Return the line of folds.csv of a finished training."""
+    target = Run(trial.config.run_dir)
+    metrics, figures = target.read_metrics(), read_scored(target).figures()
+    return {
+        "fold": trial.fold,
+        "seed": trial.seed,
+        "recordings": len(figures["top1"]),
+        **{name: round(float(values.mean()), 5) for name, values in figures.items()},
+        **{name: round(metrics["validation"][name], 5) for name in ("val_top1", "val_map")},
+        "epochs": metrics["epochs"],
+        "seconds": round(metrics["seconds"], 1),
+    }
+
+
+def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return the figures of finished trainings over all their folds.
+
+    For top1 and map: value, the mean over recordings and seeds; interval, its 95 % bootstrap interval over
+    recordings; seeds, the value of each seed, and deviation, their standard deviation where there are several;
+    ensemble, value and interval of the mean scores of all seeds.
+    """
+    seeds = sorted({trial.seed for trial in trials})
+    folds = list(dict.fromkeys(trial.fold for trial in trials))
+    scored = {(trial.fold, trial.seed): read_scored(Run(trial.config.run_dir)) for trial in trials}
+    summary: dict[str, Any] = {"folds": folds, "seeds": seeds}
+    for name in FIGURES:
+        by_seed = np.array([np.concatenate([scored[fold, seed].figures()[name] for fold in folds]) for seed in seeds])
+        each = by_seed.mean(axis=1).tolist()
+        summary[name] = {
+            "value": float(by_seed.mean()),
+            "interval": bootstrap_interval(by_seed.mean(axis=0)),
+            "seeds": each,
+        }
+        if len(seeds) > 1:
+            together = np.concatenate([ensemble([scored[fold, s] for s in seeds]).figures()[name] for fold in folds])
+            summary[name]["deviation"] = statistics.stdev(each)
+            summary[name]["ensemble"] = {"value": float(together.mean()), "interval": bootstrap_interval(together)}
+    summary["recordings"] = by_seed.shape[1]
+    return summary
+
+
+def ensemble(members: Sequence[Scored]) -> Scored:
+    """Return the mean scores of networks that scored the same recordings in the same order."""
+    return dataclasses.replace(members[0], scores=np.mean([member.scores for member in members], axis=0))
+
+
+def as_text(rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
+    """Return the table for people."""
+    lines = [f"{'fold':>8}{'seed':>6}{'recordings':>12}{'top-1':>9}{'MAP':>9}{'epochs':>8}{'minutes':>9}"]
+    lines += [
+        f"{row['fold']:>8}{row['seed']:>6}{row['recordings']:>12}{row['top1']:>9.4f}{row['map']:>9.4f}"
+        f"{row['epochs']:>8}{row['seconds'] / 60:>9.1f}"
+        for row in rows
+    ]
+    for name, title in FIGURES.items():
+        found = summary[name]
+        low, high = found["interval"]
+        text = f"{title}: {found['value']:.4f} ({low:.4f} - {high:.4f}) over {summary['recordings']} recordings"
+        if "ensemble" in found:
+            low, high = found["ensemble"]["interval"]
+            text += (
+                f"; deviation between {len(summary['seeds'])} seeds {found['deviation']:.4f}; "
+                f"their ensemble {found['ensemble']['value']:.4f} ({low:.4f} - {high:.4f})"
+            )
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def cross_validate(trials: Sequence[Trial], chosen: Sequence[str] = ()) -> None:
+    """Train what is missing, and write and print the table of what is finished.
+
+    Args:
+        trials: from `plan`.
+        chosen: names of the folds to train; empty: all.
+
+    Raises:
+        ConfigError: if a chosen fold is not known.
+        PipelineError: if a training cannot be done.
+    """
+    import keras
+
+    trials = [dataclasses.replace(trial, config=resolve(trial.config)) for trial in trials]
+    known = list(dict.fromkeys(trial.fold for trial in trials))
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"Unknown fold {name}. The folds are: {', '.join(known)}.")
+    wanted = [trial for trial in trials if not chosen or trial.fold in chosen]
+    for number, trial in enumerate(wanted, 1):
+        log(f"training {number} of {len(wanted)}: fold {trial.fold}, seed {trial.seed}")
+        keras.backend.clear_session()
+        train(trial.config)
+        report([done for done in trials if Run(done.config.run_dir).is_finished(done.config)])
+
+
+def report(finished: Sequence[Trial]) -> None:
+    """Write folds.csv and summary.json of the finished trainings and print them.
+
+    Seeds that lack a fold that others have are left out of the summary.
+    """
+    folder = finished[0].config.run_dir.parent
+    rows = [fold_row(trial) for trial in finished]
+    write_rows(folder / "folds.csv", rows)
+    folds = {trial.fold for trial in finished}
+    whole = [trial for trial in finished if {other.fold for other in finished if other.seed == trial.seed} == folds]
+    summary = summarise(whole)
+    write_text(folder / "summary.json", json.dumps(summary, indent=1))
+    print(as_text(rows, summary), flush=True)
+
+
+def main() -> None:
+    """Train an experiment once per fold and seed."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--folds", type=int, help="number of folds (default: the corpus's official ones, else 5)")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings per fold, from train.seed on (default: 1)")
+    parser.add_argument("--fold", action="append", default=[], metavar="NAME", help="only this fold; may be repeated")
+    parser.add_argument(
+        "--group-by",
+        choices=("recordist", "observation"),
+        default="recordist",
+        help="what stays together where the folds are not official (default: recordist)",
+    )
+    args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error("--seeds is at least 1")
+    cross_validate(plan(load_config(args), args.folds, args.seeds, args.group_by), args.fold)
+
+
+if __name__ == "__main__":
+    run(main)

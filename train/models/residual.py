@@ -1,0 +1,58 @@
+"""A pre-activation residual network sized for small corpora (He et al. 2016b, arXiv 1603.05027)."""
+
+from typing import Any, Literal
+
+import keras
+from keras import layers
+
+from config import Positive, Share
+from train.models.resnet import finish
+
+
+def build(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    width: Positive = 32,
+    stages: tuple[Positive, ...] = (1, 1, 1, 1),
+    pool: Literal["mean", "max", "mean_max"] = "mean",
+    dropout: Share = 0.2,
+    momentum: Share = 0.9,
+) -> keras.Model:
+    """Build the network.
+
+    Args:
+        input_shape: frequency bins, frames, channels; any size.
+        classes: number of outputs.
+        width: filters of the first stage; every stage doubles them.
+        stages: blocks of two convolutions in each stage; every stage halves the image.
+        pool: of the features over the whole image; mean_max: both, side by side.
+        dropout: before the logits.
+        momentum: of the batch normalisation's running statistics.
+
+    Returns:
+        A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
+    """
+
+    def activate(x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization(momentum=momentum)(x))
+
+    def convolve(x: Any, filters: int, size: int = 3, stride: int = 1) -> Any:
+        return layers.Conv2D(
+            filters, size, strides=stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+        )(x)
+
+    image = keras.Input(input_shape)
+    x = convolve(image, width, stride=2)
+    for stage, blocks in enumerate(stages):
+        for i in range(blocks):
+            filters, first = width << stage, not i
+            inner = activate(x)
+            shortcut = x
+            if first:
+                shortcut = layers.AveragePooling2D(2, padding="same")(inner)
+                if filters != x.shape[-1]:
+                    shortcut = convolve(shortcut, filters, 1)
+            branch = convolve(inner, filters, stride=2 if first else 1)
+            branch = convolve(activate(branch), filters)
+            x = layers.Add()([branch, shortcut])
+    return finish(image, activate(x), classes, dropout, "residual", pool)
