@@ -257,13 +257,13 @@ def test_weights_are_kept_when_they_are_best(started):
             weight.assign(np.full(weight.shape, epoch))
         history.append({"epoch": epoch, "loss": 1, "val_map": val_map, "val_loss": val_loss, "val_acc": val_acc})
         started.save_epoch(trainer, trainer, history)
-        kept |= {2: {"val_loss": 2}, 3: {"val_map": 3, "val_acc": 3}, 4: {}}[epoch]
+        kept |= {2: {"val_loss": 2}, 3: {"val_map": 3, "val_acc": 3}, 4: {}}[epoch] | {"last": epoch}
         for monitor, best in kept.items():
             if best > 1:
                 loaded = small_trainer()
                 loaded.load_weights(started.best_weights(monitor))
                 assert {float(value) for weight in loaded.weights for value in np.ravel(weight.numpy())} == {best}
-    assert kept == {"val_map": 3, "val_loss": 2, "val_acc": 3}
+    assert kept == {"val_map": 3, "val_loss": 2, "val_acc": 3, "last": 4}
     assert {monitor: best_epoch(history, monitor) + 1 for monitor in MONITORS} == kept
 
 

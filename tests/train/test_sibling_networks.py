@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.signal
 
 import config as configuration
 from config import ConfigError
@@ -11,7 +12,7 @@ from tests.train.small_networks import SMALL
 from train.losses import open_loss
 from train.models import open_network
 from train.models.application import Pixels
-from train.models.resnet import convolve
+from train.models.resnet import GroupedConv2D, convolve
 from train.network import build_model, build_trainer
 
 ENCODING = Encoding("uint8", 0.05, -4.5)
@@ -340,12 +341,30 @@ def bright_half(bins: int, frames: int, count: int = 32) -> tuple[np.ndarray, np
     return image.astype(np.float32), labels
 
 
-def test_grouped_convolutions_learn():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolutions_are_those_of_each_group(stride):
+    """Against SciPy's correlation of every group's channels with its own kernels."""
+    layer = GroupedConv2D(6, 3, strides=stride, groups=3, use_bias=False)
+    image = np.random.default_rng(7).standard_normal((2, 9, 8, 12)).astype(np.float32)
+    found = np.array(layer(image))
+    kernel = np.array(layer.kernel)
+    assert kernel.shape == (3, 3, 4, 6)
+    for group in range(3):
+        for k in range(2 * group, 2 * group + 2):
+            sums = sum(
+                scipy.signal.correlate(image[..., 4 * group + c], kernel[None, ..., c, k], mode="valid")
+                for c in range(4)
+            )
+            np.testing.assert_allclose(found[..., k], sums[:, ::stride, ::stride], atol=1e-4)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_grouped_convolutions_learn(jit):
     """A kernel in groups gets a gradient on every device: each output follows the channels of its own group alone."""
     keras.utils.set_random_seed(6)
     image = keras.Input((4, 4, 4))
     network = keras.Model(image, convolve(image, 2, 3, groups=2, relu=False))
-    network.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+    network.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit)
     kernel = of_kind(network, kinds.Conv2D)[0].kernel
     assert tuple(kernel.shape) == (3, 3, 2, 2)
     before = np.array(kernel.value)
@@ -364,7 +383,7 @@ def test_every_network_learns(name):
     keras.utils.set_random_seed(5)
     bins, frames, _ = SMALL[name]
     wide = {
-        "resnext": {"width": 8, "groups": 1},
+        "resnext": {"width": 8},
         "convlstm": {"lstm": 12, "dense": (8, 8)},
         "vggish": {"fully_connected": 32},
     }

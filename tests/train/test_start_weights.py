@@ -65,6 +65,7 @@ def start(model: keras.Model, name: str, path: Path | str, classes: list[str] = 
 def leave_run(folder: Path, model: keras.Model, classes: list[str] = CLASSES) -> Path:
     """Write what `prepare` reads of a run."""
     folder.mkdir()
+    (folder / "config.toml").write_text("[train]\n")
     write_table(folder / "classes.csv", Species, [Species(class_id, class_id) for class_id in classes])
     model.save_weights(folder / "best_val_map.weights.h5")
     return folder
@@ -90,6 +91,14 @@ def test_every_network_starts_from_a_run_of_its_own(name, tmp_path, capsys):
     for old, new in zip(source.layers[-1].weights, model.layers[-1].weights, strict=True):
         np.testing.assert_array_equal(np.array(old.value), np.array(new.value))
     assert "new layers: none" in capsys.readouterr().out
+
+
+def test_the_weights_that_the_run_is_used_with(cnn1, tmp_path):
+    _, run = cnn1
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "best_val_map.weights.h5").rename(copy / "last.weights.h5")
+    (copy / "config.toml").write_text('[train]\nmonitor = "last"\n')
+    assert all(start(whole("cnn1", 2), "cnn1", copy).values())
 
 
 def test_a_certain_file_of_a_run(cnn1, tmp_path):

@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from config import Positive, Share
 
@@ -47,9 +48,32 @@ def convolve(
     """Return convolution, batch normalisation and ReLU, padded alike on both sides."""
     if size > 1:
         x = layers.ZeroPadding2D(size // 2)(x)
-    x = layers.Conv2D(filters, size, strides=stride, groups=groups, use_bias=False, kernel_initializer="he_normal")(x)
+    kind = layers.Conv2D if groups == 1 else GroupedConv2D
+    x = kind(filters, size, strides=stride, groups=groups, use_bias=False, kernel_initializer="he_normal")(x)
     x = layers.BatchNormalization(momentum=momentum, epsilon=1e-5)(x)
     return layers.ReLU()(x) if relu else x
+
+
+class GroupedConv2D(layers.Conv2D):
+    """A convolution in groups that is one dense convolution where there is no accelerator.
+
+    On CPUs grouped convolutions are either missing or dozens of times slower than a dense one with zeros between the
+    groups. Kernel, weights and result are those of keras.layers.Conv2D; channels are last.
+    """
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolve with the kernel, [rows, columns, inputs per group, filters]."""
+        if has_accelerator():
+            return super().convolution_op(inputs, kernel)
+        own = np.arange(self.groups)
+        same = np.repeat(own, kernel.shape[2])[:, None] == np.repeat(own, self.filters // self.groups)
+        dense = ops.tile(kernel, (1, 1, self.groups, 1)) * ops.cast(same, kernel.dtype)
+        return ops.conv(inputs, dense, list(self.strides), self.padding, dilation_rate=self.dilation_rate)
+
+
+def has_accelerator() -> bool:
+    """Tell whether the back end sees anything but CPUs."""
+    return any(not name.lower().startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def residual_stages(

@@ -1,0 +1,137 @@
+"""Cross-validation: every recording is scored once per seed by a network that never saw it, and the table says so."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score
+
+from config import ConfigError
+from preprocess.recordings import Recording, read_table, write_table
+from tests.train.conftest import derived
+from train.crossValidate import Scored, as_text, cross_validate, ensemble, plan, report
+from train.run import Run
+
+TINY = (
+    "model.network=tiny",
+    "train.run=tiny",
+    "train.epochs=1",
+    "train.validation=0.34",
+    "train.monitor=last",
+    "train.optimizer={name='adamw', learning_rate=1e-2}",
+)
+
+
+@pytest.fixture(scope="module")
+def trials(corpus, tiny, tmp_path_factory):
+    """Two folds and two seeds, trained; one fold of one seed alone at first."""
+    home = tmp_path_factory.mktemp("cv")
+    found = plan(derived(corpus, home, *TINY), 2, 2, "recordist")
+    cross_validate(found[:2], ["2"])
+    assert [row["fold"] for row in read_rows(found[0].config.run_dir.parent / "folds.csv")] == ["2"]
+    cross_validate(found)
+    return found
+
+
+def read_rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.slow
+class TestWhole:
+    def test_every_recording_is_held_out_once_per_seed(self, trials, corpus):
+        ids = sorted(row.media_id for row in read_table(corpus.corpus_dir / "recordings.csv", Recording))
+        train = [name for name in ids if int(name) < 112]
+        for seed in (0, 1):
+            held = []
+            for trial in trials:
+                if trial.seed == seed:
+                    sides = Run(trial.config.run_dir).read_split()
+                    own = [name for name, side in sides.items() if side == "holdout"]
+                    assert sorted(own) == sorted(row["media_id"] for row in self.holdout(trial))
+                    assert {"train", "validation"} <= set(sides.values())
+                    held += own
+            assert sorted(held) == train
+
+    def holdout(self, trial):
+        return read_rows(trial.config.run_dir / "holdout.csv")
+
+    def test_the_table_is_that_of_the_scores(self, trials):
+        folder = trials[0].config.run_dir.parent
+        summary, rows = json.loads((folder / "summary.json").read_text()), read_rows(folder / "folds.csv")
+        assert [(row["fold"], row["seed"]) for row in rows] == [("1", "0"), ("2", "0"), ("1", "1"), ("2", "1")]
+        truth, best = [], []
+        for trial, row in zip(trials, rows, strict=True):
+            own = [
+                (line["class_id"], max((key for key in line if key.startswith("score_")), key=lambda k: float(line[k])))
+                for line in self.holdout(trial)
+            ]
+            hits = [main == name.removeprefix("score_") for main, name in own]
+            assert float(row["top1"]) == pytest.approx(np.mean(hits), abs=1e-5)
+            truth += [main for main, _ in own]
+            best += [name.removeprefix("score_") for _, name in own]
+        assert summary["recordings"] == 12
+        assert summary["top1"]["value"] == pytest.approx(accuracy_score(truth, best))
+        low, high = summary["top1"]["interval"]
+        assert low <= summary["top1"]["value"] <= high
+        assert np.mean(summary["top1"]["seeds"]) == pytest.approx(summary["top1"]["value"])
+
+    def test_it_resumes_without_training_again(self, trials, capsys):
+        before = {t.config.run_dir: (t.config.run_dir / "state.h5").stat().st_mtime_ns for t in trials}
+        cross_validate(trials)
+        assert before == {path: (path / "state.h5").stat().st_mtime_ns for path in before}
+        assert "is finished" in capsys.readouterr().out
+
+    def test_a_fold_that_is_not_there(self, trials):
+        with pytest.raises(ConfigError, match=r"Unknown fold 7\. The folds are: 1, 2"):
+            cross_validate(trials, ["7"])
+
+    def test_a_seed_that_lacks_a_fold_is_not_in_the_summary(self, trials, capsys):
+        report(trials[:3])
+        folder = trials[0].config.run_dir.parent
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["seeds"] == [0]
+        assert len(read_rows(folder / "folds.csv")) == 3
+        assert "ensemble" not in capsys.readouterr().out
+
+
+def test_official_folds_are_taken_where_there_are_some(corpus, tmp_path):
+    config = derived(corpus, tmp_path, *TINY)
+    assert [trial.config.train.split.name for trial in plan(config, None, 1, "recordist")] == ["kfold"] * 5
+    home = tmp_path / "data"
+    rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+    numbered = [dataclasses.replace(row, fold=str(i % 3 + 1)) for i, row in enumerate(rows)]
+    (home / "small").mkdir(parents=True)
+    write_table(home / "small" / "recordings.csv", Recording, numbered)
+    config = derived(corpus, tmp_path, *TINY, f'data.folder="{home}"', 'data.root="/nowhere"')
+    found = plan(config, None, 2, "recordist")
+    assert [(trial.fold, trial.seed) for trial in found] == [(f, s) for s in (0, 1) for f in "123"]
+    assert found[1].config.train.split.options == {"validation": "", "holdout": "2"}
+    assert len({trial.config.run_dir for trial in found}) == 6
+    assert [trial.config.train.split.name for trial in plan(config, 4, 1, "recordist")] == ["kfold"] * 4
+    with pytest.raises(ConfigError, match=r"--folds\. Received: 1"):
+        plan(config, 1, 1, "recordist")
+
+
+def test_an_ensemble_is_the_mean_of_the_scores():
+    one, two = (
+        Scored(["a", "b"], np.array([0, 1]), np.array(s)) for s in ([[0.9, 0.1], [0.8, 0.2]], [[0.2, 0.8], [0.1, 0.9]])
+    )
+    assert one.figures()["top1"].tolist() == [1, 0]
+    assert two.figures()["top1"].tolist() == [0, 1]
+    both = ensemble([one, two])
+    assert both.scores.tolist() == pytest.approx(np.array([[0.55, 0.45], [0.45, 0.55]]))
+    assert both.figures()["top1"].tolist() == both.figures()["map"].tolist() == [1, 1]
+
+
+def test_the_text_names_intervals_and_the_ensemble():
+    row = {"fold": "1", "seed": 0, "recordings": 4, "top1": 0.75, "map": 0.8, "epochs": 3, "seconds": 90.0}
+    figure = {"value": 0.75, "interval": [0.25, 1.0], "seeds": [0.5, 1.0], "deviation": 0.35}
+    figure["ensemble"] = {"value": 0.9, "interval": [0.8, 1.0]}
+    text = as_text([row], {"recordings": 4, "seeds": [0, 1], "top1": figure, "map": figure})
+    assert "top-1 accuracy: 0.7500 (0.2500 - 1.0000) over 4 recordings; deviation between 2 seeds 0.3500" in text
+    assert "their ensemble 0.9000 (0.8000 - 1.0000)" in text
+    assert "1.5" in text.splitlines()[1]
