@@ -147,6 +147,30 @@ def test_cuberun_layers():
     assert [layer.rate for layer in of_kind(with_input, kinds.Dropout)] == [0.2, 0.4, 0.4]
 
 
+@pytest.mark.parametrize("stages", [(1, 1, 1, 1), (2, 1, 3)])
+@pytest.mark.parametrize("pool", ["mean", "max", "mean_max"])
+def test_residual_by_hand(stages, pool):
+    """Kernels and batch normalisations counted stage by stage; each stage halves the image."""
+    width, classes, channels = 8, 5, 3
+    expected, before = 9 * channels * width, width
+    for stage, blocks in enumerate(stages):
+        for _ in range(blocks):
+            own = width * 2**stage
+            shortcut = before * own if own != before else 0
+            expected += 4 * before + 9 * before * own + 4 * own + 9 * own * own + shortcut
+            before = own
+    features = before * (2 if pool == "mean_max" else 1)
+    expected += 4 * before + (features + 1) * classes
+    build, options = open_network(configuration.Model("residual", options={"width": 8, "stages": stages, "pool": pool}))
+    network = build((50, 70, channels), classes, **options)
+    assert network.count_params() == expected
+    last = [layer for layer in network.layers if isinstance(layer, kinds.Add)][-1]
+    size = [50, 70]
+    for _ in range(len(stages) + 1):
+        size = [-(-n // 2) for n in size]
+    assert last.output.shape[1:3] == tuple(size)
+
+
 def test_residual_stages_halve_the_image():
     network = build("resnet", (64, 96, 1), 5)
     added = shapes(network, kinds.Add)
