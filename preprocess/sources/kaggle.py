@@ -45,7 +45,7 @@ from preprocess.metadata import (
 )
 from preprocess.recordings import Recording, Reject, Species
 from preprocess.selection import drop_copies, drop_repeated
-from preprocess.sources import Corpus, table
+from preprocess.sources import Corpus, find_root, table
 
 TABLES = ("train_metadata.csv", "train.csv")
 AUDIO_FOLDERS = ("train_short_audio", "train_audio")
@@ -76,9 +76,7 @@ class Source:
             PipelineError: if neither root nor competition leads to the data; the message says what to do.
         """
         if self.root:
-            root = Path(self.root).expanduser().resolve()
-            if not root.is_dir():
-                raise PipelineError(f"data.root is no folder: {root}")
+            root = find_root(self.root, f"a folder with {' or '.join(TABLES)} and audio")
         elif self.competition:
             root = raw / self.competition
             download_competition(self.competition, root)
