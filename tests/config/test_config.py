@@ -360,6 +360,25 @@ class TestFiles:
             load(tmp_path)
 
 
+@pytest.mark.parametrize("override", [
+    "tune.storage=postgresql://me:s3cret@host/study",
+    "train.mlflow=https://me:s3cret@host:5000",
+    "data.url=http://:s3cret@host/",
+    "data.parts=[{source='birdclef', url='http://me:s3cret@host/'}]",
+])  # fmt: skip
+def test_an_address_with_a_password_is_refused(override):
+    """It would be written into every run directory."""
+    with pytest.raises(ConfigError, match="an address with a password") as error:
+        load(None, [override])
+    assert override.partition("=")[0] in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["postgresql://me@host:5432/x", "sqlite:///a:b@c", "https://host:80/a@b"])
+def test_addresses_without_one_are_kept(address):
+    assert load(None, [f'tune.storage="{address}"']).tune.storage == address
+
+
 class TestRecipeLimits:
     @pytest.mark.parametrize("override", ["features.hop=513", "features.bins=258", "features.bands=201"])
     def test_values_that_contradict_each_other(self, override):
