@@ -42,7 +42,7 @@ from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
-from train.run import Run, write_rows
+from train.run import DivergedError, Run, write_rows
 from train.trainModel import resolve, train
 
 MAX_FAILURES = 3  # trials that fail one after the other before the search gives up
@@ -321,6 +321,10 @@ def run_trial(search: Search, study: Any) -> bool:
     try:
         config = search.experiment(values, name, search.epochs)
         train(config, stops)
+    except DivergedError as error:  # as bad as can be, but a result
+        log(f"trial {trial.number} diverged: {error}")
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return True
     except Exception as error:  # such as a network that does not fit into the memory of the device
         what = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
         log(f"trial {trial.number} failed: {' '.join(what.split())[:300]}")

@@ -210,6 +210,16 @@ def call(monkeypatch, *arguments: object) -> None:
     main()
 
 
+def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "split.csv").write_text("media_id,side\n1,train\n3,train\n4,validation\n99,train\n")
+    call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
+    assert "\n2 recordings are among those that the run was TRAINED on" in capsys.readouterr().out
+    call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path, "--json")
+    assert json.loads(capsys.readouterr().out)["trained_on"] == 2
+    call(monkeypatch, files[0], "--truth", files[1])
+    assert "TRAINED" not in capsys.readouterr().out
+
+
 def test_command(files, monkeypatch, capsys):
     call(monkeypatch, files[0], "--truth", files[1])
     assert re.search(r"MAP, main species +0\.4500", capsys.readouterr().out)
