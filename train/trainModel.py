@@ -225,11 +225,11 @@ def fit(
 
 def open_batches(config: Config, data: Dataset) -> Any:
     """Return the `Batches` of the training side, with what the augmentations need beside it."""
-    from train.augment import needs, open_augmentations
+    from train.augment import needs
     from train.batches import Batches
 
     noise_class, frames = config.train.noise_class > 0, config.features.segment_frames
-    wanted = needs(open_augmentations(config.train.augment, open_recipe(config.features)))
+    wanted = needs(config.train.augment)
     noise = None
     if noise_class or "noise" in wanted:
         noise = SegmentReader(data.reader.shards, frames, mask=False, drop_columns=True, noise=True)
