@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from config.commandline import run
-from predict.runfile import Ranking, compare, read_run_file, read_truth
+from predict.runfile import Ranking, compare, read_run_file
+from preprocess.metadata import read_truth
 from train.metrics import (
     average_precision,
     bootstrap_interval,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from predict.evaluate import TITLES, as_text, evaluate, main, per_recording
-from predict.runfile import compare, read_run_file, read_truth
+from predict.runfile import compare, read_run_file
+from preprocess.metadata import read_truth
 from tests.conftest import PROJECT, run_script
 from train.metrics import bootstrap_interval
 

@@ -14,8 +14,9 @@ import config as configuration
 from config import PipelineError
 from predict.evaluate import evaluate
 from predict.predict import load_run, predict
-from predict.runfile import compare, read_run_file, read_truth
+from predict.runfile import compare, read_run_file
 from preprocess.loadData import features_folder
+from preprocess.metadata import read_truth
 from preprocess.recordings import Reject, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.conftest import PROJECT, run_script
