@@ -9,6 +9,7 @@ import numpy as np
 
 from config import PipelineError
 from preprocess.metadata import read_lines
+from preprocess.whole import whole_file
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,14 @@ def write_run_file(
         How many recordings were written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     count = 0
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, delimiter=";", lineterminator="\n")
         for media_ids, scores in rows:
             order = np.argsort(-scores, axis=1, kind="stable")[:, : top or None]
             for media_id, own, best in zip(media_ids, scores, order, strict=True):
                 writer.writerows((media_id, classes[c], f"{own[c]:.10g}") for c in best)
             count += len(media_ids)
-    partial.replace(path)
     return count
 
 

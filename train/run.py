@@ -31,6 +31,7 @@ from config import Config, PipelineError
 from preprocess.audio import is_audio
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species, read_table, write_table
+from preprocess.whole import whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
 
@@ -226,17 +227,15 @@ class Run:
         write_rows(self.folder / "history.csv", history)
 
     def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
-        path = self.folder / "state.h5"
-        partial = self.folder / "state.h5.part"
-        with h5py.File(partial, "w") as file:
-            for group, variables in _state_variables(trainer).items():
-                for i, variable in enumerate(variables):
-                    file[f"{group}/{i:04d}"] = variable.numpy()
-            file.attrs["history"] = np.void(json.dumps(history).encode())
-            file.attrs["complete"] = 1
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        with whole_file(self.folder / "state.h5") as partial:
+            with h5py.File(partial, "w") as file:
+                for group, variables in _state_variables(trainer).items():
+                    for i, variable in enumerate(variables):
+                        file[f"{group}/{i:04d}"] = variable.numpy()
+                file.attrs["history"] = np.void(json.dumps(history).encode())
+                file.attrs["complete"] = 1
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
 
     def restore(self, trainer: Any) -> list[dict[str, float]]:
         """Load the state of the last epoch, if there is one, into a compiled model and return the history.
@@ -365,15 +364,12 @@ def _link(source: Path, destination: Path) -> None:
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV at once; its columns are the keys of the rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -34,6 +34,7 @@ from preprocess.metadata import Names, clean_date, clean_number, clean_time, com
 from preprocess.recordings import Recording, Reject, Species, read_table, write_table
 from preprocess.selection import licence_terms, limit_recordings
 from preprocess.sources import Corpus, find_root
+from preprocess.whole import whole_file
 
 KEY_VARIABLE = "XENO_CANTO_KEY"
 PAUSE_SECONDS = 1.0  # between two requests: the API's limit
@@ -269,9 +270,8 @@ def fetch_pages(client: Client, query: str, per_page: int, folder: Path, only_fi
         path = folder / f"{page:05d}.json"
         if not path.exists():
             answer = client.ask(query, page, per_page)
-            partial = path.with_name(path.name + ".part")
-            partial.write_text(json.dumps(answer), encoding="utf-8")
-            partial.replace(path)
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(answer), encoding="utf-8")
         answer = read_page(path)
         numbers |= {row.get("id") for row in answer["recordings"]}
         pages, announced = int(answer["numPages"]), int(answer["numRecordings"])
