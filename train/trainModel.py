@@ -376,12 +376,17 @@ def resolve(config: Config) -> Config:
     """Return the configuration with every option of recipe, front end and network written out."""
     from train.models import open_network
 
-    recipe = dataclasses.asdict(open_recipe(config.features))
+    features = config.features
+    recipe, frontend = dataclasses.asdict(open_recipe(features)), features.frontend
+    if frontend.name:
+        from train.frontend import frontend_options
+
+        frontend = dataclasses.replace(frontend, options=frontend_options(features))
     _, options = open_network(config.model)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, corpus=config.corpus_dir.name),
-        features=dataclasses.replace(config.features, options=recipe),
+        features=dataclasses.replace(features, options=recipe, frontend=frontend),
         model=dataclasses.replace(config.model, options=options),
         train=dataclasses.replace(config.train, run=config.run_dir.name),
     )

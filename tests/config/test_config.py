@@ -389,11 +389,20 @@ class TestRecipeLimits:
 
 class TestCommand:
     def test_prints_what_it_resolved_to(self, tmp_path):
-        done = run_script("-m", "config", "--set", "train.epochs=3", "--set", "model.dense=7", "--mini")
+        """What was given, and every option of recipe, front end and network besides."""
+        given = ["train.epochs=3", "model.dense=7", "features.recipe=waveform", "features.frontend.name=vggish"]
+        done = run_script("-m", "config", *(word for override in given for word in ("--set", override)), "--mini")
         assert done.returncode == 0, done.stderr
         assert tomllib.loads(done.stdout)["train"]["epochs"] == 1
-        expected = load(PROJECT / "config" / "demo.toml", ["train.epochs=3", "model.dense=7"], mini=True)
-        assert load(write(tmp_path, done.stdout)) == expected
+        found = load(write(tmp_path, done.stdout))
+        expected = load(PROJECT / "config" / "demo.toml", given, mini=True)
+        assert (found.data, found.train, found.predict, found.tune) == (
+            expected.data, expected.train, expected.predict, expected.tune)  # fmt: skip
+        assert found.features.options == {"sample_rate": 22_050, "hop": 441, "trim": False, "peak": False}
+        frontend = found.features.frontend
+        assert frontend.name == "vggish"
+        assert (frontend.options["high"], frontend.options["floor"], frontend.options["hop"]) == (7500.0, 0.01, 160)
+        assert found.model.options == {"dropout": 0.3, "dense": 7, "momentum": 0.9}
 
     def test_prints_single_facts(self):
         done = run_script("-m", "config", "--set", "data.corpus=x", "--get", "corpus_dir", "run_dir")
