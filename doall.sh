@@ -86,7 +86,7 @@ predict_and_evaluate() {
     return
   fi
   python "$here/predict/linearBaseline.py" --run "$run_dir" || return
-  python "$here/predict/evaluate.py" "$csv" --truth "$corpus_dir/truth.csv"
+  python "$here/predict/evaluate.py" "$csv" --truth "$corpus_dir/truth.csv" --run "$run_dir"
 }
 
 report_and_pictures() {

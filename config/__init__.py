@@ -233,6 +233,7 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
     config = _build(Config, tree, "")
+    _refuse_secrets(to_dict(config), "")
     for key, given, _ in (
         ("data.corpus", config.data.corpus, config.corpus_dir),
         ("train.run", config.train.run, config.run_dir),
@@ -248,6 +249,21 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
         train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini", bag=bag)
         config = dataclasses.replace(config, data=data, train=train)
     return config
+
+
+def _refuse_secrets(value: Any, where: str) -> None:
+    """Raise a ConfigError for an address with a password in it, as configurations are kept, logged and shared."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_secrets(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_secrets(item, where)
+    elif isinstance(value, str) and re.search(r"://[^/@\s]*:[^/\s]*@", value):
+        raise ConfigError(
+            f"Invalid value for {where}. Received: an address with a password. Expected: one without; passwords come "
+            "from the environment, such as PGPASSWORD or MLFLOW_TRACKING_PASSWORD."
+        )
 
 
 def check_choice(name: str, accepted: typing.Iterable[str], key: str) -> None:

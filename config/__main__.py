@@ -1,4 +1,4 @@
-"""Print a resolved configuration, or single facts of it for the shell scripts.
+"""Print a configuration with the options of its parts, or single facts of it for the shell scripts.
 
 python -m config --config config/demo.toml             # the whole, as TOML
 python -m config --get corpus_dir run_dir              # one per line
@@ -19,7 +19,9 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args)
     if not args.get:
-        print(to_toml(config), end="")
+        from train.trainModel import resolve  # networks are asked for their options, which takes Keras
+
+        print(to_toml(resolve(config)), end="")
         return
     for fact in args.get:
         print(getattr(config, fact))

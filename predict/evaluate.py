@@ -3,6 +3,7 @@
 
 python predict/evaluate.py predict/demo-alexnet.csv --truth birdclef_data/demo/truth.csv
 python predict/evaluate.py run.csv --truth truth.csv --json
+python predict/evaluate.py run.csv --truth truth.csv --run runs/demo-alexnet    # was it trained on some of them?
 
 The truth has the columns MediaId, ClassId, BackgroundClassIds (separated by commas, may be empty).
 
@@ -27,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from config.commandline import run
-from predict.runfile import Ranking, compare, read_run_file, read_truth
+from predict.runfile import Ranking, compare, read_run_file
+from preprocess.metadata import read_truth
 from train.metrics import (
     average_precision,
     bootstrap_interval,
@@ -38,6 +40,7 @@ from train.metrics import (
     present,
     without_nan,
 )
+from train.run import Run
 
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
@@ -112,8 +115,9 @@ def as_text(result: dict[str, Any]) -> str:
         ("missing_recordings", "recordings of the truth have no prediction and count 0"),
         ("surplus_recordings", "predicted recordings are not in the truth and were left out"),
         ("unknown_background_species", "background species are no class of the run and were left out"),
+        ("trained_on", "recordings are among those that the run was TRAINED on: these figures are worth nothing"),
     ):
-        if result[name]:
+        if result.get(name):
             lines.append(f"{result[name]} {words}")
     return "\n".join(lines)
 
@@ -123,9 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("predictions", type=Path, help="run file: MediaId;ClassId;probability")
     parser.add_argument("--truth", type=Path, required=True, help="CSV: MediaId,ClassId,BackgroundClassIds")
+    parser.add_argument("--run", type=Path, help="run directory: tell how many recordings it was trained on")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    result = evaluate(compare(read_run_file(args.predictions), read_truth(args.truth)))
+    ranking = compare(read_run_file(args.predictions), read_truth(args.truth))
+    result = evaluate(ranking)
+    if args.run:
+        result["trained_on"] = len(Run(args.run).trained_on(ranking.media_ids))
     print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))
 
 

@@ -33,8 +33,9 @@ import config as configuration
 from config import PROJECT, Config
 from config.commandline import log, run
 from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
-from predict.runfile import Ranking, compare, read_run_file, read_truth
+from predict.runfile import Ranking, compare, read_run_file
 from preprocess.loadData import features_folder
+from preprocess.metadata import read_truth
 from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, table, write_page
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table

@@ -31,12 +31,14 @@ from config.commandline import add_jobs_argument, log, progress, run
 from predict.runfile import write_run_file
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
+from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
-from preprocess.resample import resample
+from preprocess.resample import resample, wav_folder, wav_name
 from preprocess.segments import SegmentReader, open_shards
 from train.run import MONITORS, Run, last_run
 
 RECORDINGS_AT_ONCE = 64  # scored together; bounds the memory
+MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
 def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
@@ -76,6 +78,44 @@ def open_view(config: Config, stamp_recipe: str) -> SegmentReader | None:
     return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns) if shards else None
 
 
+def find_trained_on(target: Run, scored: Config) -> set[str]:
+    """Return the recordings of a corpus's test part that the network of a run was trained on, by media id.
+
+    In another corpus than that of the run they are found by their sound, as stage 2 left it; where the run's corpus
+    has gone, by their names.
+    """
+    own, rate = target.read_config(), open_recipe(scored.features).sample_rate
+    rows = [row for row in read_table(scored.corpus_dir / "recordings.csv", Recording) if row.part == "test"]
+    manifest, wavs = own.corpus_dir / "recordings.csv", wav_folder(own.corpus_dir, rate)
+    found = target.trained_on(row.media_id for row in rows)
+    if scored.corpus_dir == own.corpus_dir or not manifest.exists() or not wavs.is_dir():
+        return found
+    files = {row.media_id: wav_folder(scored.corpus_dir, rate) / wav_name(row.file) for row in rows}
+    known = read_table(manifest, Recording)
+    trained = target.trained_on(row.media_id for row in known)
+    lengths = {path.stat().st_size for path in files.values() if path.exists()}
+    others = (wavs / wav_name(row.file) for row in known if row.media_id in trained)
+    sounds = {sound_mark(path) for path in others if path.exists() and path.stat().st_size in lengths}
+    return {media_id for media_id, path in files.items() if path.exists() and sound_mark(path) in sounds}
+
+
+def sound_mark(path: Path) -> tuple[int, bytes]:
+    """Return what tells the sound of a WAV from others: its size and a hash of up to 64 KiB from its middle."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(max(0, size - MARK_BYTES) // 2)
+        return size, hashlib.sha256(stream.read(MARK_BYTES)).digest()
+
+
+def warn_of_trained_on(target: Run, seen: set[str], scored: int) -> None:
+    """Say loudly that figures on these recordings are worth nothing."""
+    if seen:
+        log(
+            f"warning: {target.folder.name} was TRAINED on {len(seen)} of these {scored} recordings, such as "
+            f"{min(seen)}: figures on them say nothing about other recordings."
+        )
+
+
 def score(model: Any, loss: Any, reader: SegmentReader, batch_size: int) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """Yield media ids and scores, float64 [recordings, classes], a few recordings at a time."""
     from train.scoring import score_recordings
@@ -113,6 +153,7 @@ def predict(target: Run, source: Path | None, output: Path | None, top: int | No
     reader = open_view(config, stamp.recipe)
     if reader is None or not len(reader):
         raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
+    warn_of_trained_on(target, find_trained_on(target, config), len(reader))
     _, model, loss = load_run(target, monitor)
     classes = [species.class_id for species in target.read_species()]
     top = config.predict.top if top is None else top

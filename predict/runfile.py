@@ -1,15 +1,15 @@
-"""The run file of BirdCLEF 2016 (``MediaId;ClassId;probability``, no header) and ground truths, as matrices."""
+"""The run file of BirdCLEF 2016 (``MediaId;ClassId;probability``, no header), and laid beside a ground truth."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from config import PipelineError
-
-TRUTH_COLUMNS = ("MediaId", "ClassId", "BackgroundClassIds")
+from preprocess.metadata import read_lines
+from preprocess.whole import whole_file
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,14 @@ def write_run_file(
         How many recordings were written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
     count = 0
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, delimiter=";", lineterminator="\n")
         for media_ids, scores in rows:
             order = np.argsort(-scores, axis=1, kind="stable")[:, : top or None]
             for media_id, own, best in zip(media_ids, scores, order, strict=True):
                 writer.writerows((media_id, classes[c], f"{own[c]:.10g}") for c in best)
             count += len(media_ids)
-    partial.replace(path)
     return count
 
 
@@ -64,7 +62,7 @@ def read_run_file(path: Path) -> dict[str, dict[str, float]]:
         PipelineError: naming the line, if it is no run file or lists a species twice for a recording.
     """
     found: dict[str, dict[str, float]] = {}
-    for line, row in _rows(path, ";"):
+    for line, row in read_lines(path, ";"):
         if len(row) < 3:
             raise PipelineError(
                 f"{path}, line {line}: expected MediaId;ClassId;probability, found {';'.join(row)[:80]!r}."
@@ -87,39 +85,17 @@ def read_run_file(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
-    """Return media id -> main class id and background class ids.
-
-    Raises:
-        PipelineError: naming the line, if columns are missing, or a recording comes twice or without a class.
-    """
-    truth: dict[str, tuple[str, list[str]]] = {}
-    names: list[str] = []
-    for line, row in _rows(path, ","):
-        if not names:
-            names = row
-            if any(name not in names for name in TRUTH_COLUMNS[:2]):
-                raise PipelineError(
-                    f"{path}: expected the columns {', '.join(TRUTH_COLUMNS)}, found {', '.join(row)[:120]}."
-                )
-            continue
-        entry = dict(zip(names, row, strict=False))
-        media_id, class_id = entry.get("MediaId", ""), entry.get("ClassId", "")
-        if not media_id or not class_id or media_id in truth:
-            raise PipelineError(f"{path}, line {line}: a recording without MediaId or ClassId, or listed twice.")
-        background = entry.get("BackgroundClassIds", "").replace(";", ",").split(",")
-        truth[media_id] = class_id, [name.strip() for name in background if name.strip()]
-    if not truth:
-        raise PipelineError(f"{path} holds no recording.")
-    return truth
-
-
 def compare(predictions: dict[str, dict[str, float]], truth: dict[str, tuple[str, list[str]]]) -> Ranking:
     """Lay predictions beside a truth.
 
     Classes are those of the predictions and the main species of the truth; background species that are neither
     cannot be found by the run and are left out.
+
+    Raises:
+        PipelineError: if the truth is empty.
     """
+    if not truth:
+        raise PipelineError("The ground truth holds no recording.")
     classes = sorted({c for own in predictions.values() for c in own} | {main for main, _ in truth.values()})
     column = {class_id: i for i, class_id in enumerate(classes)}
     scores = np.full((len(truth), len(classes)), -1.0)
@@ -139,16 +115,3 @@ def compare(predictions: dict[str, dict[str, float]], truth: dict[str, tuple[str
             scores[i, column[class_id]] = score
     surplus = len(predictions.keys() - truth.keys())
     return Ranking(list(truth), classes, scores, labels, relevant, missing, surplus, unknown)
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
-    except OSError as error:
-        raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} is no CSV file: {error}.") from None

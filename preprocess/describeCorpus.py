@@ -37,6 +37,7 @@ from preprocess.page import (
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.selection import truth_classes
 from preprocess.sources import Corpus
+from preprocess.whole import whole_file
 
 # Outlines of the land, int16 [points, 2]: longitude and latitude in hundredths of a degree, a row of SEPARATOR after
 # each ring; outer rings run against the clock, lakes with it. Natural Earth 1:110m, public domain, from the countries
@@ -64,10 +65,9 @@ def describe_corpus(config: Config) -> Path:
         ("corpus_lengths.png", draw_counts_and_lengths(sorted(counts.values(), reverse=True), lengths)),
         ("corpus_map.png", draw_map(*places(recordings))),
     ):
-        partial = folder / f"{name}.part"
-        figure.savefig(partial, format="png", dpi=110, bbox_inches="tight")
+        with whole_file(folder / name) as partial:
+            figure.savefig(partial, format="png", dpi=110, bbox_inches="tight")
         plt.close(figure)
-        partial.replace(folder / name)
     sections = (
         ("Overview", corpus_overview(recordings, rejects)),
         ("Places", section_places(recordings)),

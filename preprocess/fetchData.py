@@ -41,6 +41,7 @@ from preprocess.recordings import (
 )
 from preprocess.selection import limit_recordings, rules, select
 from preprocess.sources import Corpus, open_source
+from preprocess.whole import whole_file
 
 
 def fetch(config: Config, jobs: int) -> None:
@@ -175,9 +176,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write corpus.json, whole or not at all."""
-    partial = folder / "corpus.json.part"
-    partial.write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(folder / "corpus.json")
+    with whole_file(folder / "corpus.json") as partial:
+        partial.write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def read_rejects(folder: Path) -> list[Reject]:
@@ -197,19 +197,18 @@ def write_truth(
     if source is None and not labelled:
         destination.unlink(missing_ok=True)
         return
-    partial = destination.with_name(destination.name + ".part")
-    if source is not None and not left_out:
-        shutil.copyfile(source, partial)
-    else:
-        rows = [["MediaId", "ClassId", "BackgroundClassIds"]]
-        rows += [[row.media_id, row.class_id, row.background] for row in labelled]
-        if source is not None:
-            with source.open(newline="", encoding="utf-8-sig") as stream:
-                head, *rest = csv.reader(stream)
-                rows = [head, *(row for row in rest if row and row[head.index("MediaId")] not in left_out)]
-        with partial.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream, lineterminator="\n").writerows(rows)
-    partial.replace(destination)
+    with whole_file(destination) as partial:
+        if source is not None and not left_out:
+            shutil.copyfile(source, partial)
+        else:
+            rows = [["MediaId", "ClassId", "BackgroundClassIds"]]
+            rows += [[row.media_id, row.class_id, row.background] for row in labelled]
+            if source is not None:
+                with source.open(newline="", encoding="utf-8-sig") as stream:
+                    head, *rest = csv.reader(stream)
+                    rows = [head, *(row for row in rest if row and row[head.index("MediaId")] not in left_out)]
+            with partial.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
 def main() -> None:

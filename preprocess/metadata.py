@@ -17,6 +17,7 @@ from preprocess.recordings import BACKGROUND_SEPARATOR, Species
 MAX_TABLE_BYTES = 1 << 29  # the largest real one, 2020, has some 20 MB
 MAX_LITERAL_CHARACTERS = 1 << 14  # a list in a cell; real ones have up to 1,000
 _UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
+TRUTH_COLUMNS = ("MediaId", "ClassId", "BackgroundClassIds")
 _DELIMITERS = ",;\t|"
 _XENO_CANTO = re.compile(r"(?<![a-z0-9])XC(\d{1,9})(?!\d)", re.IGNORECASE)
 
@@ -189,3 +190,46 @@ def read_rows(path: Path, needed: Iterable[str] = ()) -> Iterator[tuple[int, dic
         raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None
+
+
+def read_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of every line of a CSV that is not empty.
+
+    Raises:
+        PipelineError: if the file is missing, or no CSV in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+    except OSError as error:
+        raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{path} is no CSV file: {error}.") from None
+
+
+def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
+    """Return media id -> main class id and background class ids of a ground truth, a CSV of `TRUTH_COLUMNS`.
+
+    Raises:
+        PipelineError: naming the line, if columns are missing, or a recording comes twice or without a class.
+    """
+    truth: dict[str, tuple[str, list[str]]] = {}
+    names: list[str] = []
+    for line, row in read_lines(path, ","):
+        if not names:
+            names = row
+            if any(name not in names for name in TRUTH_COLUMNS[:2]):
+                raise PipelineError(
+                    f"{path}: expected the columns {', '.join(TRUTH_COLUMNS)}, found {', '.join(row)[:120]}."
+                )
+            continue
+        entry = dict(zip(names, row, strict=False))
+        media_id, class_id = entry.get("MediaId", ""), entry.get("ClassId", "")
+        if not media_id or not class_id or media_id in truth:
+            raise PipelineError(f"{path}, line {line}: a recording without MediaId or ClassId, or listed twice.")
+        background = entry.get("BackgroundClassIds", "").replace(";", ",").split(",")
+        truth[media_id] = class_id, [name.strip() for name in background if name.strip()]
+    return truth

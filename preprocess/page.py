@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from preprocess.recordings import Recording, Reject
+from preprocess.whole import whole_file
 
 LOG_AXIS_FROM = 10  # lengths: as many times the median as the longest; 0.5 s to 38 min occur
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
@@ -80,9 +81,8 @@ def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]], scri
         f"<body><main><h1>{html.escape(title)}</h1>{body}</main>{f'<script>{script}</script>' if script else ''}"
         "</body></html>"
     )
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def corpus_overview(recordings: Sequence[Recording], rejects: Sequence[Reject]) -> str:

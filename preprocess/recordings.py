@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from config import PipelineError
+from preprocess.whole import whole_file
 
 BACKGROUND_SEPARATOR = ","
 
@@ -77,8 +78,7 @@ def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
     """Write rows of one kind as CSV, whole or not at all."""
     names = [field.name for field in dataclasses.fields(kind)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(names)
         quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)  # Python 3.11 leaves a lone "\r" bare
@@ -87,7 +87,6 @@ def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
             (quoting if any("\r" in str(value) for value in values) else writer).writerow(values)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:

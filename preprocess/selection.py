@@ -4,7 +4,6 @@ Rules are applied in the order of the fields of `config.Select`, each to what th
 audio is looked at. What a rule removes becomes a row of rejected.csv with the reason excluded_...
 """
 
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -17,6 +16,7 @@ from typing import Any
 
 from config import Select
 from config.commandline import log
+from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, Reject
 from preprocess.sources import Corpus
 
@@ -178,8 +178,7 @@ def truth_classes(corpus: Corpus) -> dict[str, str]:
     """Return MediaId -> ClassId of the test part, as far as labels or a table of them tell."""
     classes = {row.media_id: row.class_id for row in corpus.recordings if row.part == "test" and row.class_id}
     if corpus.truth is not None:
-        with corpus.truth.open(newline="", encoding="utf-8-sig") as stream:
-            classes |= {row.get("MediaId", ""): row.get("ClassId", "") for row in csv.DictReader(stream)}
+        classes |= {media_id: class_id for media_id, (class_id, _) in read_truth(corpus.truth).items()}
     return classes
 
 

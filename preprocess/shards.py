@@ -27,6 +27,7 @@ import numpy as np
 from config import PipelineError
 from preprocess.recordings import Recording, Reject
 from preprocess.spectrogram import AudioError, count_samples
+from preprocess.whole import whole_file
 
 SCHEMA = 2
 _DTYPES = frozenset(("uint8", "int16", "float16", "float32"))
@@ -82,23 +83,22 @@ def write_shard(
             good.append((row, root / wav, recipe.count_frames(root / wav, samples)))
         except (AudioError, FileNotFoundError) as error:
             rejects.append(_reject(row, error))
-    partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            _write(partial, recipe, description, good, inputs, rejects)
-            break
-        except _Unusable as problem:  # found only while reading: leave that recording out and start over
-            rejects.append(_reject(problem.row, problem.error))
-            good = [item for item in good if item[0] is not problem.row]
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            reason = str(error).partition("error message = '")[2].partition("'")[0]  # HDF5 wraps it in text
-            reason = reason or getattr(error, "strerror", None) or str(error)
-            raise PipelineError(f"{reason}: {path}") from None
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    with whole_file(path) as partial:
+        while True:
+            try:
+                _write(partial, recipe, description, good, inputs, rejects)
+                break
+            except _Unusable as problem:  # found only while reading: leave that recording out and start over
+                rejects.append(_reject(problem.row, problem.error))
+                good = [item for item in good if item[0] is not problem.row]
+            except (OSError, RuntimeError) as error:
+                partial.unlink(missing_ok=True)
+                reason = str(error).partition("error message = '")[2].partition("'")[0]  # HDF5 wraps it in text
+                reason = reason or getattr(error, "strerror", None) or str(error)
+                raise PipelineError(f"{reason}: {path}") from None
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
     return rejects
 
 

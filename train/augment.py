@@ -13,6 +13,7 @@ Random crops are train.random_windows; the loader cuts them.
 """
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import keras
@@ -413,6 +414,12 @@ def open_augmentations(chosen: dict[str, dict[str, Any]], recipe: Any, bag: int 
     return layers
 
 
-def needs(layers: list[Augmentation]) -> list[str]:
-    """Return what further segments some layers need, each once, in a fixed order."""
-    return sorted({layer.need for layer in layers} - {""})
+def needs(chosen: Collection[str]) -> list[str]:
+    """Return what further segments some augmentations need, each once, in a fixed order.
+
+    Raises:
+        ConfigError: for an unknown augmentation.
+    """
+    for name in chosen:
+        check_choice(name, AUGMENTATIONS, f"key train.augment.{name}")
+    return sorted({AUGMENTATIONS[name].need for name in chosen} - {""})

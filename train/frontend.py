@@ -15,6 +15,15 @@ from preprocess.recipes import birdclef2016, logmel, open_recipe, passau, pcen, 
 from preprocess.spectrogram import hann
 
 _FULL_SCALE = logmel.FULL_SCALE
+# Options of recipes that say how values are stored, masked and cleaned before; a layer does none of this.
+STORE_ONLY = frozenset(
+    (
+        "storage",
+        *("bands", "cell_frames", "loudest", "level_factor", "dilate"),
+        *("signal", "noise", "median_seconds"),
+        *("clean", "high_pass"),
+    )
+)
 
 
 class FrontEnd(keras.layers.Layer):
@@ -51,7 +60,7 @@ def _log_psd(recipe: birdclef2016.Recipe, samples: Any) -> Any:
     return _log10(ops.maximum(power[..., : recipe.bins], 10.0**birdclef2016.FLOOR))
 
 
-def _energies(recipe: logmel.Recipe, samples: Any, window: np.ndarray) -> Any:
+def _energies(recipe: logmel.MelBands, samples: Any, window: np.ndarray) -> Any:
     power = power_spectra(samples, window, recipe.n_fft, recipe.hop)
     # The square root of 0 has no derivative; 1e-20 is -200 dB.
     spectra = ops.sqrt(ops.maximum(power, 1e-20)) if recipe.power == 1 else power
@@ -104,19 +113,35 @@ _TRANSFORMS = {
 FRONTENDS = {kind.__module__.rpartition(".")[2]: kind for kind in _TRANSFORMS}
 
 
-def open_frontend(features: Features, samples: int) -> FrontEnd:
-    """Return the layer that features.frontend chooses, for segments of so many samples of stored sound.
+def frontend_options(features: Features) -> dict[str, Any]:
+    """Return every option of the front end that features.frontend chooses, with its value.
 
     Raises:
-        ConfigError: for an unknown front end or option, another sample rate than that of the store, or segments
-            shorter than a frame.
+        ConfigError: for an unknown front end or option, or another sample rate than that of the store.
     """
     part: Part = features.frontend
     check_choice(part.name, FRONTENDS, "features.frontend.name")
     kind, rate = FRONTENDS[part.name], open_recipe(features).sample_rate
     options = bind(kind, {"sample_rate": rate} | part.options, "features.frontend")
     check_choice(str(options["sample_rate"]), [str(rate)], "features.frontend.sample_rate")
-    layer = FrontEnd(kind(**options), dtype="float32", name="frontend")
+    known = {name: value for name, value in options.items() if name not in STORE_ONLY}
+    for name in part.options:
+        if name not in known:
+            raise ConfigError(
+                f"Unknown key features.frontend.{name}. It belongs to what {part.name} stores; in a model it accepts: "
+                f"{', '.join(sorted(known))}."
+            )
+    return known
+
+
+def open_frontend(features: Features, samples: int) -> FrontEnd:
+    """Return the layer that features.frontend chooses, for segments of so many samples of stored sound.
+
+    Raises:
+        ConfigError: as `frontend_options`, or for segments shorter than a frame.
+    """
+    options = frontend_options(features)
+    layer = FrontEnd(FRONTENDS[features.frontend.name](**options), dtype="float32", name="frontend")
     if samples < layer.length:
         raise ConfigError(
             f"Invalid value for features.segment_frames. Received: segments of {samples} samples. "

@@ -28,6 +28,7 @@ from config.commandline import add_config_arguments, add_jobs_argument, load_con
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
+from preprocess.whole import whole_file
 
 RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
 SPREAD = (1, 99.8)  # percentiles of a segment from black to white, where values are of another kind
@@ -120,9 +121,8 @@ def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw
         pixels = (
             draw_beside_raw(view, plain, recording, start, features) if raw else draw(view, recording, start, features)
         )
-        partial = path.with_name(path.name + ".part")
-        Image.fromarray(pixels).save(partial, "PNG", compress_level=1)  # 1: ten times faster than 9, a tenth larger
-        partial.replace(path)
+        with whole_file(path) as partial:  # level 1: ten times faster than 9, a tenth larger
+            Image.fromarray(pixels).save(partial, "PNG", compress_level=1)
 
 
 def main() -> None:

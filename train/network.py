@@ -177,7 +177,7 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
         given = keras.Input((classes,), dtype="float32", name="targets")
         others = {
             need: keras.Input(model.input_shape[1:], dtype=model.input.dtype, name=f"{need}_codes")
-            for need in needs(layers)
+            for need in needs(config.train.augment)
         }
         values, targets = decode(codes), given
         for layer in layers:

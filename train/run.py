@@ -16,9 +16,10 @@ mlflow.json                     which MLflow run this is, where train.mlflow is 
 
 import csv
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ import numpy as np
 
 import config as configuration
 from config import Config, PipelineError
+from preprocess.audio import is_audio
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species, read_table, write_table
+from preprocess.whole import whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
 
@@ -51,6 +54,10 @@ _FREE = frozenset(
     )
 )
 MAX_STATE_BYTES = 1 << 36
+
+
+class DivergedError(PipelineError):
+    """The training failed before there were weights to keep."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,12 @@ class Run:
                     f"The recordings or features have changed since {self.folder} was started. "
                     "Start another run with --set train.run=NAME, or remove that folder."
                 )
+            if self.read_split() != split:  # such as after a change of groups, which the features do not depend on
+                raise PipelineError(
+                    f"The sides of the recordings have changed since {self.folder} was started, so that it would be "
+                    "validated on what it was trained on. "
+                    "Start another run with --set train.run=NAME, or remove that folder."
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_table(self.folder / "classes.csv", Species, species)
         write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
@@ -119,8 +132,7 @@ class Run:
         if not (self.folder / "metrics.json").exists() or not (self.folder / "config.toml").exists():
             return False
         self.check_same(config)
-        history = self.read_history()
-        return len(history) >= config.train.epochs or stops_early(history, config.train.patience)
+        return is_over(self.read_history(), config.train.epochs, config.train.patience)
 
     # Reading
 
@@ -152,6 +164,13 @@ class Run:
         """Return media id -> train, validation or holdout."""
         with (self.folder / "split.csv").open(newline="", encoding="utf-8") as stream:
             return {row["media_id"]: row["side"] for row in csv.DictReader(stream)}
+
+    def trained_on(self, media_ids: Iterable[str]) -> set[str]:
+        """Return those of some recordings that are on the training side, by media id or the name of their file."""
+        if not (self.folder / "split.csv").exists():
+            return set()
+        known = {media_id for media_id, side in self.read_split().items() if side == "train"}
+        return {name for name in media_ids if name in known or (is_audio(Path(name)) and Path(name).stem in known)}
 
     def read_history(self) -> list[dict[str, float]]:
         """Return one dictionary of figures per epoch."""
@@ -209,17 +228,15 @@ class Run:
         write_rows(self.folder / "history.csv", history)
 
     def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
-        path = self.folder / "state.h5"
-        partial = self.folder / "state.h5.part"
-        with h5py.File(partial, "w") as file:
-            for group, variables in _state_variables(trainer).items():
-                for i, variable in enumerate(variables):
-                    file[f"{group}/{i:04d}"] = variable.numpy()
-            file.attrs["history"] = np.void(json.dumps(history).encode())
-            file.attrs["complete"] = 1
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        with whole_file(self.folder / "state.h5") as partial:
+            with h5py.File(partial, "w") as file:
+                for group, variables in _state_variables(trainer).items():
+                    for i, variable in enumerate(variables):
+                        file[f"{group}/{i:04d}"] = variable.numpy()
+                file.attrs["history"] = np.void(json.dumps(history).encode())
+                file.attrs["complete"] = 1
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
 
     def restore(self, trainer: Any) -> list[dict[str, float]]:
         """Load the state of the last epoch, if there is one, into a compiled model and return the history.
@@ -295,6 +312,16 @@ def stops_early(history: list[dict[str, float]], patience: int) -> bool:
     return bool(patience and history) and len(history) - 1 - best_epoch(history, "val_loss") >= patience
 
 
+def diverged(history: list[dict[str, float]]) -> bool:
+    """Tell whether the losses of the last epoch are no numbers any more, from which no network recovers."""
+    return bool(history) and not all(math.isfinite(history[-1][name]) for name in ("loss", "val_loss"))
+
+
+def is_over(history: list[dict[str, float]], epochs: int, patience: int) -> bool:
+    """Tell whether a run is not trained any further after these epochs."""
+    return len(history) >= epochs or stops_early(history, patience) or diverged(history)
+
+
 def plateau_scale(history: list[dict[str, float]], factor: float, patience: int) -> float:
     """Return what the learning rate is multiplied with after these epochs.
 
@@ -341,16 +368,13 @@ def _link(source: Path, destination: Path) -> None:
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV at once; its columns are the keys of the rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a file whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -16,6 +16,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -34,7 +35,17 @@ from preprocess.segments import SegmentReader, open_shards
 from preprocess.shards import Shard, read_stamp
 from preprocess.split import split
 from train.metrics import per_class, without_nan
-from train.run import FeatureStamp, Run, best_epoch, plateau_scale, stops_early, write_rows
+from train.run import (
+    DivergedError,
+    FeatureStamp,
+    Run,
+    best_epoch,
+    diverged,
+    is_over,
+    plateau_scale,
+    stops_early,
+    write_rows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +114,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
 
     Raises:
         PipelineError: if the features are missing or the run directory holds another run.
+        DivergedError: if the losses of the very first epoch are no numbers.
     """
     config = resolve(config)
     target = Run(config.run_dir)
@@ -173,8 +185,12 @@ def fit(
     )
     first = len(history)
     recorder = recorder_callback(keras, config, target, model, batches, history, tracking, stops)
-    if len(history) < config.train.epochs and not stops_early(history, config.train.patience):
-        with HardwareLog(target.folder / "hardware.csv", config.train.hardware_log):
+    if not is_over(history, config.train.epochs, config.train.patience):
+        with (
+            HardwareLog(target.folder / "hardware.csv", config.train.hardware_log),
+            contextlib.ExitStack() as at_the_end,
+        ):
+            at_the_end.callback(batches.stop)
             trainer.fit(
                 restartable(trainer, lambda: batches.stream(first), batches.batch_size),
                 steps_per_epoch=batches.steps,
@@ -184,7 +200,6 @@ def fit(
                 shuffle=False,  # the stream comes in its final order
                 verbose=0,
             )
-        batches.stop()
     metrics = final_metrics(config, target, model, scoring, data, history)
     row = {
         "finished": datetime.datetime.now().isoformat(timespec="seconds"),
@@ -210,11 +225,11 @@ def fit(
 
 def open_batches(config: Config, data: Dataset) -> Any:
     """Return the `Batches` of the training side, with what the augmentations need beside it."""
-    from train.augment import needs, open_augmentations
+    from train.augment import needs
     from train.batches import Batches
 
     noise_class, frames = config.train.noise_class > 0, config.features.segment_frames
-    wanted = needs(open_augmentations(config.train.augment, open_recipe(config.features)))
+    wanted = needs(config.train.augment)
     noise = None
     if noise_class or "noise" in wanted:
         noise = SegmentReader(data.reader.shards, frames, mask=False, drop_columns=True, noise=True)
@@ -267,6 +282,8 @@ def recorder_callback(
                 "waiting_share": round((batches.waited - self.waited) / seconds, 4),
             }
             history.append(entry)
+            if diverged(history):
+                self.give_up(epoch)
             target.save_epoch(model, self.model, history, settings.checkpoint_every)
             for name, value in entry.items():
                 writer.add_scalar(name, value, epoch + 1)
@@ -282,6 +299,19 @@ def recorder_callback(
                 self.model.stop_training = True
             if stops(history):
                 self.model.stop_training = True
+
+        def give_up(self, epoch: int) -> None:
+            advice = (
+                "Take a lower train.optimizer.learning_rate, another train.optimizer.name (adamw), or "
+                'model.normalise = "bin".'
+            )
+            if epoch == 0:
+                raise DivergedError(f"The training diverged in its first epoch: the loss is not a number. {advice}")
+            log(
+                f"warning: the training diverged in epoch {epoch + 1}: the loss is not a number. It stops here; the "
+                f"best weights are those of earlier epochs. {advice}"
+            )
+            self.model.stop_training = True
 
     return Recorder()
 
@@ -357,15 +387,20 @@ def class_rows(side: str, data: Dataset, scoring: Any) -> list[dict[str, Any]]:
 
 
 def resolve(config: Config) -> Config:
-    """Return the configuration with every option of recipe and network written out."""
+    """Return the configuration with every option of recipe, front end and network written out."""
     from train.models import open_network
 
-    recipe = dataclasses.asdict(open_recipe(config.features))
+    features = config.features
+    recipe, frontend = dataclasses.asdict(open_recipe(features)), features.frontend
+    if frontend.name:
+        from train.frontend import frontend_options
+
+        frontend = dataclasses.replace(frontend, options=frontend_options(features))
     _, options = open_network(config.model)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, corpus=config.corpus_dir.name),
-        features=dataclasses.replace(config.features, options=recipe),
+        features=dataclasses.replace(features, options=recipe, frontend=frontend),
         model=dataclasses.replace(config.model, options=options),
         train=dataclasses.replace(config.train, run=config.run_dir.name),
     )

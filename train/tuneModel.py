@@ -42,7 +42,8 @@ from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
-from train.run import Run, write_rows
+from preprocess.whole import whole_file
+from train.run import DivergedError, Run, write_rows
 from train.trainModel import resolve, train
 
 MAX_FAILURES = 3  # trials that fail one after the other before the search gives up
@@ -321,6 +322,10 @@ def run_trial(search: Search, study: Any) -> bool:
     try:
         config = search.experiment(values, name, search.epochs)
         train(config, stops)
+    except DivergedError as error:  # as bad as can be, but a result
+        log(f"trial {trial.number} diverged: {error}")
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return True
     except Exception as error:  # such as a network that does not fit into the memory of the device
         what = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
         log(f"trial {trial.number} failed: {' '.join(what.split())[:300]}")
@@ -373,13 +378,12 @@ def write_best(search: Search, study: Any) -> Path:
     values = {key: choices[key].get(value, value) for key, value in best.params.items()}
     config = search.experiment(values, f"{search.name}-best", search.config.train.epochs)
     path = search.folder / "best.toml"
-    partial = path.with_name(path.name + ".part")
     head = (
         f"# Trial {best.number} of {len(done)} of the search {search.name}: "
         f"{search.config.tune.metric} {best.value:.4f} (run {best.user_attrs['run']}).\n\n"
     )
-    partial.write_text(head + configuration.to_toml(config), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(head + configuration.to_toml(config), encoding="utf-8")
     log(
         f"best of {len(done)} trials: number {best.number}, {search.config.tune.metric} {best.value:.4f}. "
         f"Train it in full: ./doall.sh --config {path}"

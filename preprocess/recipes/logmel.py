@@ -20,8 +20,8 @@ CELL_FRAMES = 30  # of the mask, which keeps everything
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Options of the front end."""
+class MelBands:
+    """Options of every front end of mel bands, and the bands before they are compressed."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 22_050  # Hz
     window: Positive = 2048  # samples, Hann
@@ -32,8 +32,6 @@ class Recipe:
     high: Annotated[float, Between(0)] = 0.0  # Hz; 0: half the sample rate
     scale: Literal["slaney", "htk"] = "slaney"
     power: Literal[1, 2] = 1  # 1: magnitudes are summed, 2: squared magnitudes
-    decibel: Literal[10, 20] = 10  # times log10 of the sum
-    floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
     storage: Literal["uint8", "float16", "float32"] = "uint8"  # uint8: steps of half a decibel
 
     def __post_init__(self) -> None:
@@ -75,32 +73,14 @@ class Recipe:
         return self.sample_rate / self.hop
 
     @property
-    def encoding(self) -> Encoding:
-        """uint8 in half decibels, or the values themselves; padding is the floor, silence."""
-        lowest = float(self.decibel * np.log10(self.floor))
-        if self.storage == "uint8":
-            return Encoding("uint8", 0.5, lowest, lowest)
-        return Encoding(self.storage, 1.0, 0.0, lowest)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of a frame."""
         return (self.mels,)
 
     @property
-    def decade(self) -> float | None:
-        """What ten times the amplitude or power adds to a value."""
-        return float(self.decibel)
-
-    @property
     def is_amplitude(self) -> bool:
         """Whether values are logarithms of amplitudes, or of power."""
         return self.power == 1
-
-    @property
-    def units(self) -> str:
-        """Unit of the decoded values."""
-        return "dB"
 
     @property
     def cell_frames(self) -> int:
@@ -127,10 +107,6 @@ class Recipe:
             spectra = power_spectra(samples, window, self.n_fft, self.hop)
             yield (np.sqrt(spectra) if self.power == 1 else spectra) @ self.matrix
 
-    def compress(self, energies: np.ndarray) -> np.ndarray:
-        """Return decibels, float32."""
-        return np.log10(np.maximum(energies, np.float32(self.floor))) * np.float32(self.decibel)
-
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the spectrogram of a recording, float32 [frames, mels]."""
         return map(self.compress, self.energies(path))
@@ -138,3 +114,33 @@ class Recipe:
     def new_mask(self) -> KeepAll:
         """Return the mask of a new recording."""
         return KeepAll(self.cell_frames)
+
+
+@dataclass(frozen=True)
+class Recipe(MelBands):
+    """Options of the front end."""
+
+    decibel: Literal[10, 20] = 10  # times log10 of the sum
+    floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
+
+    @property
+    def encoding(self) -> Encoding:
+        """uint8 in half decibels, or the values themselves; padding is the floor, silence."""
+        lowest = float(self.decibel * np.log10(self.floor))
+        if self.storage == "uint8":
+            return Encoding("uint8", 0.5, lowest, lowest)
+        return Encoding(self.storage, 1.0, 0.0, lowest)
+
+    @property
+    def decade(self) -> float | None:
+        """What ten times the amplitude or power adds to a value."""
+        return float(self.decibel)
+
+    @property
+    def units(self) -> str:
+        """Unit of the decoded values."""
+        return "dB"
+
+    def compress(self, energies: np.ndarray) -> np.ndarray:
+        """Return decibels, float32."""
+        return np.log10(np.maximum(energies, np.float32(self.floor))) * np.float32(self.decibel)

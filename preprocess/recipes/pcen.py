@@ -15,7 +15,7 @@ SCALE = 2.0**31  # of the energies, so that the bias is small beside them; as li
 
 
 @dataclass(frozen=True)
-class Recipe(logmel.Recipe):
+class Recipe(logmel.MelBands):
     """Options of the front end; M is the smoothed energy E: (E / (eps + M)^gain + bias)^exponent - bias^exponent."""
 
     gain: Annotated[float, Between(0, 1)] = 0.98

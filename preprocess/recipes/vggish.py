@@ -10,7 +10,7 @@ from preprocess.recipes import Encoding, logmel
 
 
 @dataclass(frozen=True)
-class Recipe(logmel.Recipe):
+class Recipe(logmel.MelBands):
     """Options of the front end."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 16_000  # Hz

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from config import Data, open_part
+from config import Data, PipelineError, open_part
 from preprocess.recordings import Recording, Reject, Species
 
 
@@ -46,3 +46,15 @@ def open_source(data: Data) -> Source:
     """
     source, options = open_part(__name__, "Source", "data.source", data.source, data.options)
     return source(**options)
+
+
+def find_root(root: str, what: str) -> Path:
+    """Return the folder that the option data.root names.
+
+    Raises:
+        PipelineError: if there is no such folder; `what` says what it should hold.
+    """
+    path = Path(root).expanduser().resolve()
+    if not root or not path.is_dir():
+        raise PipelineError(f"data.root is no folder: {root!r}. Expected: {what}.")
+    return path

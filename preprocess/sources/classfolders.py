@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ConfigError, PipelineError
+from config import ConfigError
 from preprocess import audio
 from preprocess.metadata import check_class_id, check_name
 from preprocess.recordings import Recording, Reject, Species
-from preprocess.sources import Corpus
+from preprocess.sources import Corpus, find_root
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,6 @@ class Source:
                 f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}. Expected: a (group)."
             )
         return pattern
-
-
-def find_root(root: str, what: str) -> Path:
-    """Return the folder that the option data.root names.
-
-    Raises:
-        PipelineError: if there is no such folder; `what` says what it should hold.
-    """
-    path = Path(root).expanduser().resolve()
-    if not root or not path.is_dir():
-        raise PipelineError(f"data.root is no folder: {root!r}. Expected: {what}.")
-    return path
 
 
 def scientific_name(folder: str) -> str:

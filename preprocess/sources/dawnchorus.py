@@ -28,6 +28,7 @@ from config import Between, Count, Positive, Share
 from config.commandline import progress
 from preprocess.sources import Corpus
 from preprocess.sources.birdclef import read_release
+from preprocess.whole import whole_file
 
 SAMPLE_RATE = 44_100
 TEST_OFFSET = 500_000  # of the MediaIds of the test part
@@ -336,21 +337,17 @@ def _write_recordings(plan: Source, root: Path, tasks: list[tuple[str, int]]) ->
     for part, number in tasks:
         samples, metadata = render(plan, part, number)
         wav, xml = _paths(root, part, number)
-        partial = wav.with_name(wav.name + ".part")
-        soundfile.write(str(partial), samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        partial.replace(wav)
-        partial = xml.with_name(xml.name + ".part")
-        partial.write_text(xmltodict.unparse({"Audio": metadata}, pretty=True), encoding="utf-8")
-        partial.replace(xml)  # last: the XML marks the recording as done
+        with whole_file(wav) as partial:
+            soundfile.write(str(partial), samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+        with whole_file(xml) as partial:  # last: the XML marks the recording as done
+            partial.write_text(xmltodict.unparse({"Audio": metadata}, pretty=True), encoding="utf-8")
 
 
 def _write_truth(plan: Source, truth: Path) -> None:
-    partial = truth.with_name(truth.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(truth) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["MediaId", "ClassId", "BackgroundClassIds"])
         for number in range(plan.test_recordings):
             who = cast(plan, "test", number)
             background = ",".join(sorted(class_id(species) for species in who.background))
             writer.writerow([number + TEST_OFFSET, class_id(who.species), background])
-    partial.replace(truth)

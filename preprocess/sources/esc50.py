@@ -11,8 +11,7 @@ from config import Count, PipelineError
 from preprocess.audio import AudioError
 from preprocess.metadata import check_class_id, check_name, read_rows
 from preprocess.recordings import Recording, Reject, Species
-from preprocess.sources import Corpus
-from preprocess.sources.classfolders import find_root
+from preprocess.sources import Corpus, find_root
 
 
 @dataclass(frozen=True)

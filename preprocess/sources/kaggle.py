@@ -45,7 +45,8 @@ from preprocess.metadata import (
 )
 from preprocess.recordings import Recording, Reject, Species
 from preprocess.selection import drop_copies, drop_repeated
-from preprocess.sources import Corpus, table
+from preprocess.sources import Corpus, find_root, table
+from preprocess.whole import whole_file
 
 TABLES = ("train_metadata.csv", "train.csv")
 AUDIO_FOLDERS = ("train_short_audio", "train_audio")
@@ -76,9 +77,7 @@ class Source:
             PipelineError: if neither root nor competition leads to the data; the message says what to do.
         """
         if self.root:
-            root = Path(self.root).expanduser().resolve()
-            if not root.is_dir():
-                raise PipelineError(f"data.root is no folder: {root}")
+            root = find_root(self.root, f"a folder with {' or '.join(TABLES)} and audio")
         elif self.competition:
             root = raw / self.competition
             download_competition(self.competition, root)
@@ -248,9 +247,8 @@ def cut_soundscapes(root: Path, folder: Path) -> Path:
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     listing = folder / "labels.csv"
     if not listing.is_file() or listing.read_text(encoding="utf-8") != buffer.getvalue():  # else its time stays
-        partial = folder / "labels.csv.part"
-        partial.write_text(buffer.getvalue(), encoding="utf-8")
-        partial.replace(listing)
+        with whole_file(listing) as partial:
+            partial.write_text(buffer.getvalue(), encoding="utf-8")
     return folder
 
 
@@ -307,6 +305,5 @@ def cut(source: Path, destination: Path, start: float, end: float) -> None:
     except (soundfile.LibsndfileError, RuntimeError, OSError):
         return
     if len(samples):
-        partial = destination.with_name(destination.name + ".part")
-        soundfile.write(partial, samples, rate, subtype="PCM_16", format="FLAC")
-        partial.replace(destination)
+        with whole_file(destination) as partial:
+            soundfile.write(partial, samples, rate, subtype="PCM_16", format="FLAC")

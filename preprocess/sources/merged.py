@@ -13,7 +13,6 @@ comes twice is taken once, with the label of the first part; so is a file with t
 there a recording of the test part stays before one of the training part.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from config import ConfigError, Data, PipelineError
 from config.commandline import log
-from preprocess.metadata import complete, fold, xeno_canto_number
+from preprocess.metadata import complete, fold, read_truth, xeno_canto_number
 from preprocess.recordings import BACKGROUND_SEPARATOR, Recording, Species
 from preprocess.selection import drop_copies, drop_repeated
 from preprocess.sources import Corpus, open_source
@@ -137,15 +136,11 @@ def match_classes(species: list[Species], taxa: dict[str, Species]) -> dict[str,
 
 def labelled(part: Corpus) -> Iterator[Recording]:
     """Yield the recordings of a part; those of its test get the labels of its ground truth."""
-    truth = {}
-    if part.truth is not None:
-        with part.truth.open(newline="", encoding="utf-8-sig") as stream:
-            truth = {row["MediaId"]: row for row in csv.DictReader(stream)}
+    truth = read_truth(part.truth) if part.truth is not None else {}
     for row in part.recordings:
-        answer = truth.get(row.media_id) if row.part == "test" else None
-        if answer:
-            background = [name.strip() for name in (answer.get("BackgroundClassIds") or "").split(",")]
-            row = replace(row, class_id=answer["ClassId"], background=_rename(filter(None, background), {}))
+        if row.part == "test" and row.media_id in truth:
+            class_id, background = truth[row.media_id]
+            row = replace(row, class_id=class_id, background=_rename(background, {}))
         yield row
 
 

@@ -23,8 +23,7 @@ from preprocess.metadata import (
     read_rows,
 )
 from preprocess.recordings import Recording, Reject, Species
-from preprocess.sources import Corpus
-from preprocess.sources.classfolders import find_root
+from preprocess.sources import Corpus, find_root
 
 _CLEANED = {
     "date": clean_date,

@@ -7,6 +7,8 @@ alone; it is in no file, log line or error. Once all is downloaded, neither key 
     raw/audio/<Genus_species>/XC<number>.mp3
     raw/refused.csv                  recordings without a file that may be had
 
+A folder in this layout from elsewhere is taken as it is with --set data.root=FOLDER: nothing is asked for.
+
 A query is made of tags only: grp:birds cnt:germany q:A, gen:parus sp:major, box:50,5,55,15.
 """
 
@@ -31,7 +33,8 @@ from preprocess.audio import AudioError
 from preprocess.metadata import Names, clean_date, clean_number, clean_time, complete, known, observation
 from preprocess.recordings import Recording, Reject, Species, read_table, write_table
 from preprocess.selection import licence_terms, limit_recordings
-from preprocess.sources import Corpus
+from preprocess.sources import Corpus, find_root
+from preprocess.whole import whole_file
 
 KEY_VARIABLE = "XENO_CANTO_KEY"
 PAUSE_SECONDS = 1.0  # between two requests: the API's limit
@@ -46,6 +49,7 @@ _TAG = re.compile(r"[a-z-]+:(\"[^\"]*\"|[^\s\"]+)", re.IGNORECASE)
 class Source:
     """All recordings that a query finds, or those of a list of species."""
 
+    root: str = ""  # folder with pages/ and audio/ that is already there; empty: ask and download
     query: str = ""  # tags; with `species` it narrows the search for each of them
     species: tuple[str, ...] = ()  # scientific names; one query each
     exclude_nd: bool = False  # licences without derivatives are not downloaded
@@ -54,7 +58,7 @@ class Source:
     url: str = "https://xeno-canto.org/api/3/recordings"
 
     def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
-        """Return raw after downloading what it lacks; an interrupted download goes on.
+        """Return the root, or raw after downloading what it lacks; an interrupted download goes on.
 
         With a limit, only the first page of each query is read and only that many recordings are downloaded.
 
@@ -62,6 +66,14 @@ class Source:
             ConfigError: if the query or the address cannot be used.
             PipelineError: if there is no key, or xeno-canto refuses or cannot be reached.
         """
+        if self.root:
+            root = find_root(self.root, "a folder with pages/ and audio/")
+            if not any(self._pages(root)):
+                raise PipelineError(
+                    f"{root} is no download of xeno-canto, or not one of this data.query and data.per_page. Missing: "
+                    "answers in pages/*/*.json. Without data.query and data.species all that are there are taken."
+                )
+            return root
         client = Client(self.url)
         for query in self.queries():
             fetch_pages(client, query, self.per_page, raw / "pages" / _page_folder(query, self.per_page), bool(limit))
@@ -84,6 +96,13 @@ class Source:
         rows = [row for row in corpus.recordings if (root / row.file).is_file()]
         present = {row.class_id for row in rows}
         rejects = read_table(root / "refused.csv", Reject) if (root / "refused.csv").exists() else []
+        if self.root:
+            told = {reject.file for reject in rejects}
+            rejects += [
+                Reject(row.file, "fetch", "no_audio", f"{row.file} is not there")
+                for row in corpus.recordings
+                if not (root / row.file).is_file() and row.file not in told
+            ]
         return Corpus(rows, [kind for kind in corpus.species if kind.class_id in present], rejects)
 
     def queries(self) -> list[str]:
@@ -112,13 +131,18 @@ class Source:
     def _answers(self, raw: Path) -> Iterator[dict[str, Any]]:
         """Yield every recording of the kept pages once."""
         seen = set()
-        for query in self.queries():
-            for path in sorted((raw / "pages" / _page_folder(query, self.per_page)).glob("*.json")):
-                for answer in json.loads(path.read_text(encoding="utf-8"))["recordings"]:
-                    number = answer.get("id")
-                    if isinstance(number, str) and number not in seen:
-                        seen.add(number)
-                        yield answer
+        for path in self._pages(raw):
+            for answer in read_page(path)["recordings"]:
+                number = answer.get("id")
+                if isinstance(number, str) and number not in seen:
+                    seen.add(number)
+                    yield answer
+
+    def _pages(self, raw: Path) -> Iterator[Path]:
+        """Yield the kept pages of the queries; of a root without a query all that are there."""
+        everything = self.root and not self.query and not self.species
+        folders = ["*"] if everything else [_page_folder(query, self.per_page) for query in self.queries()]
+        return (path for folder in folders for path in sorted(raw.glob(f"pages/{folder}/*.json")))
 
     def _listed(self, raw: Path) -> Corpus:
         """Return what the kept pages list, whether downloaded or not, and what cannot be had."""
@@ -132,7 +156,8 @@ class Source:
                 row = _to_recording(answer)
                 if self.exclude_nd and "nd" in licence_terms(row.licence):
                     raise AudioError("excluded_licence", row.licence)
-                _address(answer, self.url)
+                if not self.root:
+                    _address(answer, self.url)
             except AudioError as error:
                 rejects.append(Reject(name, "fetch", error.reason, error.detail))
                 continue
@@ -245,13 +270,9 @@ def fetch_pages(client: Client, query: str, per_page: int, folder: Path, only_fi
         path = folder / f"{page:05d}.json"
         if not path.exists():
             answer = client.ask(query, page, per_page)
-            partial = path.with_name(path.name + ".part")
-            partial.write_text(json.dumps(answer), encoding="utf-8")
-            partial.replace(path)
-        try:
-            answer = check_page(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 1 again.") from None
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(answer), encoding="utf-8")
+        answer = read_page(path)
         numbers |= {row.get("id") for row in answer["recordings"]}
         pages, announced = int(answer["numPages"]), int(answer["numRecordings"])
         page += 1
@@ -259,6 +280,20 @@ def fetch_pages(client: Client, query: str, per_page: int, folder: Path, only_fi
             return
     if len(numbers) != announced:
         log(f"warning: xeno-canto announced {announced} recordings for {query!r} and listed {len(numbers)}")
+
+
+def read_page(path: Path) -> dict[str, Any]:
+    """Return a kept page.
+
+    Raises:
+        PipelineError: if it is damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_PAGE_BYTES:
+            raise ValueError(f"more than {MAX_PAGE_BYTES} bytes")
+        return check_page(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 1 again.") from None
 
 
 def check_page(answer: Any) -> dict[str, Any]:

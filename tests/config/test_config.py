@@ -360,6 +360,25 @@ class TestFiles:
             load(tmp_path)
 
 
+@pytest.mark.parametrize("override", [
+    "tune.storage=postgresql://me:s3cret@host/study",
+    "train.mlflow=https://me:s3cret@host:5000",
+    "data.url=http://:s3cret@host/",
+    "data.parts=[{source='birdclef', url='http://me:s3cret@host/'}]",
+])  # fmt: skip
+def test_an_address_with_a_password_is_refused(override):
+    """It would be written into every run directory."""
+    with pytest.raises(ConfigError, match="an address with a password") as error:
+        load(None, [override])
+    assert override.partition("=")[0] in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["postgresql://me@host:5432/x", "sqlite:///a:b@c", "https://host:80/a@b"])
+def test_addresses_without_one_are_kept(address):
+    assert load(None, [f'tune.storage="{address}"']).tune.storage == address
+
+
 class TestRecipeLimits:
     @pytest.mark.parametrize("override", ["features.hop=513", "features.bins=258", "features.bands=201"])
     def test_values_that_contradict_each_other(self, override):
@@ -370,11 +389,20 @@ class TestRecipeLimits:
 
 class TestCommand:
     def test_prints_what_it_resolved_to(self, tmp_path):
-        done = run_script("-m", "config", "--set", "train.epochs=3", "--set", "model.dense=7", "--mini")
+        """What was given, and every option of recipe, front end and network besides."""
+        given = ["train.epochs=3", "model.dense=7", "features.recipe=waveform", "features.frontend.name=vggish"]
+        done = run_script("-m", "config", *(word for override in given for word in ("--set", override)), "--mini")
         assert done.returncode == 0, done.stderr
         assert tomllib.loads(done.stdout)["train"]["epochs"] == 1
-        expected = load(PROJECT / "config" / "demo.toml", ["train.epochs=3", "model.dense=7"], mini=True)
-        assert load(write(tmp_path, done.stdout)) == expected
+        found = load(write(tmp_path, done.stdout))
+        expected = load(PROJECT / "config" / "demo.toml", given, mini=True)
+        assert (found.data, found.train, found.predict, found.tune) == (
+            expected.data, expected.train, expected.predict, expected.tune)  # fmt: skip
+        assert found.features.options == {"sample_rate": 22_050, "hop": 441, "trim": False, "peak": False}
+        frontend = found.features.frontend
+        assert frontend.name == "vggish"
+        assert (frontend.options["high"], frontend.options["floor"], frontend.options["hop"]) == (7500.0, 0.01, 160)
+        assert found.model.options == {"dropout": 0.3, "dense": 7, "momentum": 0.9}
 
     def test_prints_single_facts(self):
         done = run_script("-m", "config", "--set", "data.corpus=x", "--get", "corpus_dir", "run_dir")

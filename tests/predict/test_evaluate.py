@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from predict.evaluate import TITLES, as_text, evaluate, main, per_recording
-from predict.runfile import compare, read_run_file, read_truth
+from predict.runfile import compare, read_run_file
+from preprocess.metadata import read_truth
 from tests.conftest import PROJECT, run_script
 from train.metrics import bootstrap_interval
 
@@ -208,6 +209,16 @@ def test_text_names_only_what_there_is():
 def call(monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
     main()
+
+
+def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "split.csv").write_text("media_id,side\n1,train\n3,train\n4,validation\n99,train\n")
+    call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
+    assert "\n2 recordings are among those that the run was TRAINED on" in capsys.readouterr().out
+    call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path, "--json")
+    assert json.loads(capsys.readouterr().out)["trained_on"] == 2
+    call(monkeypatch, files[0], "--truth", files[1])
+    assert "TRAINED" not in capsys.readouterr().out
 
 
 def test_command(files, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import config as configuration
 from config import PipelineError
 from predict.evaluate import evaluate
 from predict.predict import load_run, predict
-from predict.runfile import compare, read_run_file, read_truth
+from predict.runfile import compare, read_run_file
 from preprocess.loadData import features_folder
+from preprocess.metadata import read_truth
 from preprocess.recordings import Reject, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.conftest import PROJECT, run_script
@@ -203,6 +205,37 @@ def test_short_silent_and_stereo_recordings_get_scores(run_of_birds, expected, t
     for own in found.values():
         assert sum(own.values()) == pytest.approx(1, abs=1e-6)
     assert max(found["stereo.wav"], key=found["stereo.wav"].get) == "cccccc"
+
+
+def test_recordings_that_were_trained_on_are_announced(run_of_birds, test_sounds, tmp_path, capsys):
+    """Whatever their files are called and however they are stored; without the run's corpus by their names."""
+    sides = run_of_birds.read_split()
+    trained = [media_id for media_id, side in sides.items() if side == "train"]
+    (held,) = [media_id for media_id, side in sides.items() if side == "validation"][:1]
+    sounds = test_sounds.parents[1] / "TrainingSet" / "wav"
+    birds = tmp_path / "birds"
+    birds.mkdir()
+    for media_id, name in ((trained[0], "new name.wav"), (held, "held.wav")):
+        shutil.copy(sounds / f"RN{media_id}.wav", birds / name)
+    samples, rate = soundfile.read(sounds / f"RN{trained[1]}.wav", dtype="int16")
+    soundfile.write(birds / "other.flac", samples, rate, subtype="PCM_16")
+    shutil.copy(test_sounds / "RN112.wav", birds / f"{trained[2]}.wav")  # only called like one
+    run_predict(run_of_birds, birds, tmp_path / "run.csv")
+    assert "warning: birds was TRAINED on 2 of these 4 recordings, such as new name.wav:" in capsys.readouterr().out
+
+    run = copied(run_of_birds, tmp_path)
+    text = (run.folder / "config.toml").read_text()
+    (run.folder / "config.toml").write_text(
+        re.sub(r'(?m)^folder = ".*data"$', f'folder = "{tmp_path}/data"', text, count=1)
+    )
+    run_predict(run, birds, tmp_path / "run.csv")
+    printed = capsys.readouterr().out
+    assert f"warning: birds was TRAINED on 1 of these 4 recordings, such as {trained[2]}.wav:" in printed
+
+
+def test_the_test_part_was_not_trained_on(run_of_birds, tmp_path, capsys):
+    run_predict(run_of_birds, None, tmp_path / "run.csv")
+    assert "TRAINED" not in capsys.readouterr().out
 
 
 # What cannot be predicted

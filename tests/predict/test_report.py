@@ -7,7 +7,6 @@ import html
 import io
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,54 +16,23 @@ from PIL import Image
 from predict import makeReport
 from predict.evaluate import TITLES, evaluate
 from predict.predict import load_run, predict
-from predict.runfile import compare, read_run_file, read_truth
+from predict.runfile import compare, read_run_file
 from preprocess.loadData import features_folder
+from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
+from tests.pages import StrictPage
 from tests.predict.conftest import NAMES
 from train.hardware_log import read_hardware_log
 from train.run import Run
 
 pytestmark = pytest.mark.slow
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 RESOURCES = {"src", "srcset", "href", "data", "action", "poster", "background", "xlink:href"}
 
 
-class Page(HTMLParser):
-    """Reads a page strictly: every element is closed in turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += text
-        if "style" not in self.open:
-            self.texts.append(text)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
+class Page(StrictPage):
+    """With the pictures."""
 
     def images(self) -> list[tuple[str, Image.Image]]:
         """Return text and pixels of all pictures."""

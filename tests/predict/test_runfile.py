@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import PipelineError
-from predict.runfile import compare, read_run_file, read_truth, write_run_file
+from predict.runfile import compare, read_run_file, write_run_file
+from preprocess.metadata import read_truth
 
 printable = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 media_ids = st.one_of(printable, st.sampled_from(['a;b "c".wav', "deep/er/x y.flac", "'", '"', ";", ";;0.5", "7"]))
@@ -186,8 +187,6 @@ def test_columns_of_the_truth_in_any_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no recording"),
-        ("MediaId,ClassId,BackgroundClassIds\n", "holds no recording"),
         ("MediaId;ClassId;BackgroundClassIds\n1;a;\n", "expected the columns MediaId, ClassId"),
         ("id,species\n1,a\n", "expected the columns MediaId, ClassId.*found id, species"),
         ("MediaId,ClassId\n1,a\n1,b\n", "line 3: .*listed twice"),
@@ -200,6 +199,14 @@ def test_damaged_truths_are_named(tmp_path, text, words):
     with pytest.raises(PipelineError, match=words) as error:
         read_truth(truth_file(tmp_path, text))
     assert "truth.csv" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "MediaId,ClassId,BackgroundClassIds\n"])
+def test_an_empty_truth_cannot_be_compared_with(tmp_path, text):
+    truth = read_truth(truth_file(tmp_path, text))
+    assert truth == {}
+    with pytest.raises(PipelineError, match="truth holds no recording"):
+        compare({"1": {"a": 0.5}}, truth)
 
 
 # Side by side

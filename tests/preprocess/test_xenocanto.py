@@ -216,6 +216,38 @@ def test_all_pages_and_every_species(api, tmp_path):
     assert Counter(row.class_id for row in corpus.recordings) == {"Parus_major": 120, "Pica_pica": 3}
 
 
+class TestRoot:
+    """A download from elsewhere: nothing is asked for, and nothing is written into it."""
+
+    def test_is_taken_as_it_is(self, api, tmp_path):
+        for number in (1, 2, 3):
+            api.add(number)
+        first = run(api, tmp_path / "made", query="q:A")
+        (tmp_path / "made" / first.recordings[1].file).unlink()
+        asked = len(api.pages), len(api.downloads)
+        source = Source(root=str(tmp_path / "made"))
+        corpus = source.read(source.fetch(tmp_path / "raw", 0, 1))
+        assert corpus.recordings == [first.recordings[0], first.recordings[2]]
+        assert [(row.file, row.reason) for row in corpus.rejects] == [(first.recordings[1].file, "no_audio")]
+        assert (len(api.pages), len(api.downloads)) == asked
+        assert not (tmp_path / "raw").exists()
+
+    def test_a_query_chooses_among_its_answers(self, api, tmp_path):
+        api.add(1)
+        run(api, tmp_path, query="q:A")
+        assert Source(root=str(tmp_path), query="q:A").fetch(tmp_path, 0, 1) == tmp_path
+        with pytest.raises(PipelineError, match=r"not one of this data\.query"):
+            Source(root=str(tmp_path), query="q:B").fetch(tmp_path, 0, 1)
+
+    def test_what_is_no_download(self, tmp_path):
+        with pytest.raises(PipelineError, match=r"no download of xeno-canto.*pages"):
+            Source(root=str(tmp_path)).fetch(tmp_path, 0, 1)
+        (tmp_path / "pages" / "x").mkdir(parents=True)
+        (tmp_path / "pages" / "x" / "1.json").write_text("[]")
+        with pytest.raises(PipelineError, match=r"1\.json is damaged: no list of recordings"):
+            Source(root=str(tmp_path)).read(tmp_path)
+
+
 class TestResuming:
     def test_what_is_there_is_not_asked_for_again_and_needs_no_key(self, api, tmp_path, monkeypatch):
         for number in (1, 2, 3):

@@ -4,47 +4,21 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
 import config as configuration
 from config import PipelineError
 from tests.conftest import run_script
+from tests.pages import StrictPage
 from train.compareRuns import compare_runs, find_runs, read_results, ticks
 from train.run import Run, write_rows
 
 HOSTILE = "<img src=x onerror=alert(1)> \"'&"
-VOID = {"meta", "img", "br", "link", "input"}
 
 
-class Page(HTMLParser):
-    """Elements with attributes, the rows of the tables, and the labels of the bars."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += text
+class Page(StrictPage):
+    """With the lines of the tables of runs."""
 
     def row(self, name: str, table: int = 0) -> dict[str, str]:
         heads = [i for i, row in enumerate(self.rows) if row[0] == "run"]

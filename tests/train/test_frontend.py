@@ -1,5 +1,7 @@
 """The front ends as layers: equal to the recipes on the same sound."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from keras import ops
@@ -9,7 +11,8 @@ from config import ConfigError
 from preprocess.recipes import birdclef2016, logmel, passau, pcen, sprengel2016, threewindows, vggish, waveform
 from tests.preprocess.naive import write_wav
 from tests.preprocess.test_recipes import sweep
-from train.frontend import FRONTENDS, FrontEnd, open_frontend
+from train.frontend import FRONTENDS, STORE_ONLY, FrontEnd, frontend_options, open_frontend
+from train.trainModel import resolve
 
 RECIPES = {
     "birdclef2016": birdclef2016.Recipe(storage="float32"),
@@ -66,3 +69,23 @@ def test_what_does_not_fit_is_named(overrides, named):
     config = configuration.load(None, ["features.recipe=waveform", *overrides])
     with pytest.raises(ConfigError, match=named):
         open_frontend(config.features, config.features.segment_frames * 441)
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_the_resolved_options_are_those_of_the_layer(name, tmp_path):
+    """They survive the file of a run, are all there, and make the same layer."""
+    kind = FRONTENDS[name]
+    overrides = [
+        "features.recipe=waveform",
+        f"features.sample_rate={kind().sample_rate}",
+        f"features.frontend.name={name}",
+        "features.segment_frames=400",
+    ]
+    given = configuration.load(None, overrides)
+    resolved = resolve(given)
+    assert resolved.features.frontend.options == frontend_options(given.features)
+    assert set(resolved.features.frontend.options) == {field.name for field in dataclasses.fields(kind)} - STORE_ONLY
+    (tmp_path / "config.toml").write_text(configuration.to_toml(resolved))
+    again = configuration.load(tmp_path / "config.toml")
+    assert resolve(again) == resolved
+    assert open_frontend(again.features, 400 * 441).recipe == open_frontend(given.features, 400 * 441).recipe == kind()

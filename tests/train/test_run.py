@@ -16,7 +16,19 @@ import config as configuration
 from config import PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species
-from train.run import MONITORS, FeatureStamp, Run, best_epoch, is_best, last_run, plateau_scale, stops_early, write_rows
+from train.run import (
+    MONITORS,
+    FeatureStamp,
+    Run,
+    best_epoch,
+    diverged,
+    is_best,
+    is_over,
+    last_run,
+    plateau_scale,
+    stops_early,
+    write_rows,
+)
 
 NAN = float("nan")
 SPECIES = [Species("aaaaaa", "Avis prima"), Species("bbbbbb", 'Avis "secunda"', "Bird; a second, small")]
@@ -78,6 +90,19 @@ def test_is_best_by_hand(values, up, down):
     for better, expected in ((max, up), (min, down)):
         found = [is_best(history[: i + 1], "value", better) for i in range(len(history))]
         assert found == [bool(flag) for flag in expected]
+
+
+@pytest.mark.parametrize(
+    ("loss", "val_loss", "expected"),
+    [(1.0, 1.0, False), (NAN, 1.0, True), (1.0, NAN, True), (math.inf, 1.0, True), (1.0, math.inf, True)],
+)
+def test_what_has_diverged(loss, val_loss, expected):
+    history = history_of([0.5, 0.5], [1.0, val_loss])
+    history[-1]["loss"] = loss
+    assert diverged(history) == is_over(history, 9, 0) == expected
+    assert not diverged(history[:1])
+    assert not diverged([])
+    assert is_over(history, 2, 0)
 
 
 @settings(deadline=None)
@@ -212,6 +237,22 @@ def test_all_changes_are_named_at_once(started, tmp_path):
 def test_other_features_are_refused(started, tmp_path, change):
     with pytest.raises(PipelineError, match="recordings or features have changed"):
         started.start(settings_of(tmp_path), SPECIES, dataclasses.replace(STAMP, **change), SPLIT)
+
+
+@pytest.mark.parametrize("change", [{"101": "train"}, {"102": "train"}])
+def test_a_split_that_has_changed_is_refused(started, tmp_path, change):
+    """Groups and folds are in the manifest, not in the features."""
+    started.start(settings_of(tmp_path), SPECIES, STAMP, dict(reversed(SPLIT.items())))
+    with pytest.raises(PipelineError, match="sides of the recordings have changed"):
+        started.start(settings_of(tmp_path), SPECIES, STAMP, SPLIT | change)
+    assert started.read_split() == SPLIT
+
+
+def test_what_a_run_was_trained_on(started, tmp_path):
+    """By media id, or by the name of an audio file that holds it; other names only look alike."""
+    asked = ["100", "101", "a, b.wav", "sub/100.flac", "100.txt", "x100.wav", "7"]
+    assert started.trained_on(asked) == {"100", "sub/100.flac"}
+    assert Run(tmp_path / "none").trained_on(asked) == set()
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):

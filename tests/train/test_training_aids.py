@@ -19,13 +19,21 @@ from tests.conftest import PROJECT
 from tests.train.conftest import NETWORKS, derived
 from tests.train.test_train import TINY, assert_same_course, weights_of
 from train.hardware_log import COLUMNS, read_hardware_log
-from train.run import Run
+from train.run import MONITORS, DivergedError, Run
 from train.scoring import score_recordings
 from train.trainModel import open_dataset
 from train.trainModel import train as train_network
 from train.tuneModel import open_search, tune
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
+
+PUBLISHED = (
+    *TINY,
+    "model.normalise=none",
+    "train.schedule=constant",
+    "train.warmup_epochs=0",
+    "train.epochs=4",
+)
 
 # A learning rate so high that val_loss rises and the plateau is reached at once.
 AIDS = (
@@ -66,6 +74,40 @@ def resumed(corpus, home, tiny) -> Config:
     assert len(run.read_history()) == 3
     train_network(config)
     return config
+
+
+def test_a_first_epoch_that_diverges_ends_in_one_line(corpus, tmp_path):
+    """RMSprop on input that is not normalised, at a rate at which nothing survives; no weights are kept."""
+    config = derived(corpus, tmp_path, *PUBLISHED, "train.optimizer={name='rmsprop', learning_rate=1e30}")
+    with pytest.raises(DivergedError, match="diverged in its first epoch: the loss is not") as e:
+        train_network(config)
+    assert str(e.value).isprintable()
+    assert not list(config.run_dir.glob("*.weights.h5"))
+    assert not (config.run_dir / "metrics.json").exists()
+
+
+def test_a_later_epoch_that_diverges_ends_the_training(corpus, tmp_path, monkeypatch, capsys):
+    """The weights are spoiled at the beginning of the third epoch; the best ones are those before."""
+
+    def spoil(trainer, seed, epoch):
+        if epoch == 2:
+            trainer.trainable_variables[0].assign(np.full(trainer.trainable_variables[0].shape, np.nan))
+
+    monkeypatch.setattr("train.trainModel.reseed", spoil)
+    config = derived(corpus, tmp_path, *PUBLISHED, "train.optimizer={name='adamw', learning_rate=1e-3}")
+    train_network(config)
+    assert (
+        "warning: the training diverged in epoch 3: the loss is not a number. It stops here" in capsys.readouterr().out
+    )
+    run = Run(config.run_dir)
+    assert len(run.read_history()) == 3
+    metrics = run.read_metrics()
+    assert metrics["best_epoch"] in (1, 2)
+    assert metrics["validation"]["val_loss"] == pytest.approx(run.read_history()[metrics["best_epoch"] - 1]["val_loss"])
+    for monitor in MONITORS:
+        assert all(np.isfinite(weight).all() for weight in weights_of(run.best_weights(monitor)).values())
+    train_network(config)  # it is over, and does not go on
+    assert "is finished: best val_map" in capsys.readouterr().out
 
 
 def test_the_learning_rate_follows_the_plateaus(whole):

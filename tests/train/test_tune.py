@@ -17,7 +17,7 @@ import config as configuration
 from config import ConfigError, PipelineError, load, to_toml
 from tests.conftest import run_script
 from train import tuneModel
-from train.run import Run, write_rows
+from train.run import DivergedError, Run, write_rows
 from train.tuneModel import Dimension, best_value, open_search, parse_space, tune
 
 SPACE = {
@@ -255,6 +255,22 @@ def test_failing_trials(search, monkeypatch, capsys):
         tune(search)
     assert calls == [f"study-{i:04d}" for i in range(7)]
     assert "trial 1 failed: MemoryError: too large" in capsys.readouterr().out
+
+
+def test_trials_that_diverge_are_pruned(search, monkeypatch):
+    """They are results, so that many in a row do not end the search."""
+    calls = []
+
+    def diverges(config, stops):
+        calls.append(config.train.run)
+        if len(calls) <= 4:
+            raise DivergedError("The training diverged in its first epoch.")
+        pretended(config, stops)
+
+    monkeypatch.setattr(tuneModel, "train", diverges)
+    tune(search)
+    assert len(calls) == search.config.tune.trials > 4
+    assert [trial.state.name for trial in trials_of(search)[:4]] == ["PRUNED"] * 4
 
 
 def test_a_damaged_study_gives_one_line(search, pretend):
