@@ -127,13 +127,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("predictions", type=Path, help="run file: MediaId;ClassId;probability")
     parser.add_argument("--truth", type=Path, required=True, help="CSV: MediaId,ClassId,BackgroundClassIds")
-    parser.add_argument("--run", type=Path, help="run directory: tell how many recordings it was trained on")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="run directory: tell how many recordings it was trained on, note the scoring in its test_scorings.csv",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     ranking = compare(read_run_file(args.predictions), read_truth(args.truth))
     result = evaluate(ranking)
     if args.run:
-        result["trained_on"] = len(Run(args.run).trained_on(ranking.media_ids))
+        target, figures = Run(args.run), {"map": result["map_main"]["value"], "top1": result["top1"]["value"]}
+        result["trained_on"] = len(target.trained_on(ranking.media_ids))
+        target.note_scoring(str(args.predictions), result["recordings"], figures)
     print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))
 
 

@@ -10,11 +10,13 @@ state.h5                        weights, optimizer and history of the last epoch
 history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
 per_class.csv                   precision, recall and F1 of every species by the weights that are used
 holdout.csv                     the scores of the recordings that were held out
+test_scorings.csv               every time that holdout or test part were scored
 hardware.csv                    what the machine did meanwhile
 mlflow.json                     which MLflow run this is, where train.mlflow is on
 """
 
 import csv
+import datetime
 import json
 import math
 import os
@@ -174,11 +176,7 @@ class Run:
 
     def read_history(self) -> list[dict[str, float]]:
         """Return one dictionary of figures per epoch."""
-        path = self.folder / "history.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = _read_rows(self.folder / "history.csv")
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
     def read_metrics(self) -> dict[str, Any]:
@@ -263,13 +261,21 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PipelineError(f"{path} cannot be resumed from: {error}. Remove it to train from the start.") from None
 
+    def note_scoring(self, scored: str, recordings: int, figures: dict[str, float]) -> None:
+        """Append to test_scorings.csv that recordings which chose nothing were scored: what, how many, the figures.
+
+        Whoever looks at a test part often enough chooses by it; this file says how often that was.
+        """
+        path = self.folder / "test_scorings.csv"
+        rows = _read_rows(path)
+        now = datetime.datetime.now().isoformat(timespec="seconds")
+        row = {"time": now, "scored": scored, "recordings": recordings, "epochs": len(self.read_history())}
+        write_rows(path, [*rows, row | {name: round(value, 5) for name, value in figures.items()}])
+
     def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
         """Write the final figures, and one line about the run into log.csv beside it."""
         log = self.folder.parent / "log.csv"
-        rows = []
-        if log.exists():
-            with log.open(newline="", encoding="utf-8") as stream:
-                rows = [row for row in csv.DictReader(stream) if row.get("run") != self.folder.name]
+        rows = [row for row in _read_rows(log) if row.get("run") != self.folder.name]
         rows.append({name: str(value) for name, value in log_row.items()})
         write_rows(log, rows)
         write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
@@ -282,11 +288,9 @@ def last_run(folder: Path) -> Run:
         PipelineError: if there is none.
     """
     log = folder / "log.csv"
-    if log.exists():
-        with log.open(newline="", encoding="utf-8") as stream:
-            for row in reversed(list(csv.DictReader(stream))):
-                if (folder / Path(row["run"]).name / "metrics.json").exists():
-                    return Run(folder / Path(row["run"]).name)
+    for row in reversed(_read_rows(log)):
+        if (folder / Path(row["run"]).name / "metrics.json").exists():
+            return Run(folder / Path(row["run"]).name)
     raise PipelineError(f"There is no finished run in {folder}. Train one first: ./doall.sh")
 
 
@@ -372,6 +376,14 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(stream, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV, none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def write_text(path: Path, text: str) -> None:

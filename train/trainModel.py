@@ -356,6 +356,7 @@ def final_metrics(
         )
         scored = {name.replace("val_", "holdout_"): value for name, value in held.evaluate().items()}
         metrics["holdout"] = scored | {"recordings": len(holdout)}
+        target.note_scoring("holdout", len(holdout), {"map": scored["holdout_map"], "top1": scored["holdout_top1"]})
         rows += class_rows("holdout", data, held)
         write_rows(target.folder / "holdout.csv", holdout_rows(data, holdout, held.scores))
     write_rows(target.folder / "per_class.csv", rows)

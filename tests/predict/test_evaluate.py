@@ -1,5 +1,6 @@
 """Every figure of the evaluation against a small example computed by hand, and the command as users call it."""
 
+import csv
 import json
 import math
 import re
@@ -219,6 +220,15 @@ def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatc
     assert json.loads(capsys.readouterr().out)["trained_on"] == 2
     call(monkeypatch, files[0], "--truth", files[1])
     assert "TRAINED" not in capsys.readouterr().out
+
+
+def test_every_scoring_is_noted_in_the_run(files, tmp_path, monkeypatch):
+    (tmp_path / "split.csv").write_text("media_id,side\n99,train\n")
+    for _ in range(2):
+        call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
+    with (tmp_path / "test_scorings.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["scored"], row["recordings"], row["map"]) for row in rows] == [(str(files[0]), "5", "0.45")] * 2
 
 
 def test_command(files, monkeypatch, capsys):
