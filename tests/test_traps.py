@@ -189,7 +189,7 @@ CHANGED = {  # (part, option) -> options of both, options of the second
     ("vggish", "n_fft"): ({}, {"n_fft": 1024}),
     ("vggish", "sample_rate"): ({}, {"sample_rate": 20_000}),
     ("vggish", "low"): ({}, {"low": 250.0}),
-    ("application", "backbone"): ({}, {"backbone": "MobileNetV2"}),
+    ("application", "backbone"): ({}, {"backbone": "VGG19"}),
     ("application", "resize"): ({}, {"resize": (40, 40)}),
     ("milsed", "blocks"): ({}, {"blocks": 2}),
     ("simplecnn", "momentum"): ({"batch_normalisation": True}, {"momentum": 0.5}),
@@ -308,7 +308,7 @@ def test_a_front_end_refuses_options_of_the_store(name):
 
 
 # Valid padding needs the larger image; the backbone builds fast.
-NETWORKS = SMALL | {"cuberun": (124, 243, {"dense": 8}), "application": (32, 40, {"backbone": "MobileNet"})}
+NETWORKS = SMALL | {"cuberun": (124, 243, {"dense": 8}), "application": (32, 40, {"backbone": "VGG16"})}
 
 
 @pytest.fixture
