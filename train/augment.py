@@ -40,6 +40,7 @@ class Augmentation(keras.layers.Layer):
     def __init__(self) -> None:
         super().__init__(dtype="float32")
         self.is_sound = False
+        self.is_amplitude = True  # whether values are logarithms of amplitudes, or of energies
         self.decade = self.decibel = 1.0  # what values gain by ten times the energy, and by a level of 1 dB more
         self.bag = 1  # consecutive segments that are of one recording
         self.seed_generator = keras.random.SeedGenerator(0)
@@ -276,6 +277,34 @@ class SameSpecies(Augmentation):
         return self.add_sounds(values, weight, companions, 1 - weight), targets
 
 
+class Overlap(Augmentation):
+    """Let some segments be heard together with the recording before them in the batch: sounds add up.
+
+    The other one is 0 to `decibels` quieter, and both species count in full, as in additive mix-up with the larger of
+    the labels (BirdCLEF recipes since 2021).
+    """
+
+    domain = "level"
+
+    def __init__(self, share: Share = 0.5, decibels: Decibels = 10.0) -> None:
+        """See the class; `share` of the segments."""
+        super().__init__()
+        self.share, self.decibels = share, decibels
+
+    def call(self, values: Any, targets: Any) -> tuple[Any, Any]:
+        """Return sums and the larger of both targets."""
+        segments = ops.shape(values)[0]
+        drawn = ops.repeat(self.uniform(2, segments // self.bag), self.bag, axis=1)
+        chosen = ops.cast(drawn[0] < self.share, "float32")
+        power = 20 if self.is_sound or self.is_amplitude else 10
+        weight = ops.exp(-LN10 / power * self.decibels * drawn[1])
+        other = ops.roll(values, self.bag, axis=0)
+        both = self.add_sounds(values, 1.0, other, self.per_item(weight, values))
+        on_values = self.per_item(chosen, values)
+        joined = ops.maximum(targets, ops.roll(targets, self.bag, axis=0) * chosen[:, None])
+        return on_values * both + (1 - on_values) * values, joined
+
+
 class Noise(Augmentation):
     """Add segments of the corpus's own noise, the frames that the mask took for noise (Sprengel et al. 2016)."""
 
@@ -381,6 +410,7 @@ AUGMENTATIONS = {
     "gain": Gain,
     "fade": Fade,
     "same_species": SameSpecies,
+    "overlap": Overlap,
     "noise": Noise,
     "time_stretch": TimeStretch,
     "pitch_shift": PitchShift,
@@ -409,6 +439,7 @@ def open_augmentations(chosen: dict[str, dict[str, Any]], recipe: Any, bag: int 
         if kind.domain == "level" and kind is not TimeRoll and not layer.is_sound:
             if recipe.decade is None:
                 raise ConfigError(f"train.augment.{name} needs a recipe with logarithmic values, or waveform.")
+            layer.is_amplitude = recipe.is_amplitude
             layer.decade, layer.decibel = recipe.decade, recipe.decade / (20 if recipe.is_amplitude else 10)
         layers.append(layer)
     return layers

@@ -365,6 +365,40 @@ def test_same_species_adds_sounds_before_the_logarithm(name):
     assert 0.499 <= min(weights) < 0.6 < 0.9 < max(weights) <= 1.001
 
 
+@pytest.mark.parametrize("name", STORES)
+def test_overlap_adds_the_recording_before_up_to_so_many_decibels_quieter(name):
+    recipe, stored = STORES[name]
+    power = np.random.default_rng(0).uniform(1, 100, (COUNT, 20, 8))
+    kind = np.sqrt if recipe.is_amplitude else (lambda power: power)
+    layer = opened("overlap", recipe, share=0.7, decibels=6.0)
+    targets = np.eye(COUNT, dtype=np.float32)
+    found, joined = (np.array(part) for part in layer(stored(power).astype(np.float32), targets))
+    louder = []
+    for i, item in enumerate(found):
+        x, y = kind(power[i]), kind(power[i - 1])
+        added = 10 ** (item / recipe.decade) - x
+        weight = np.sum(added * y) / np.sum(y**2)
+        np.testing.assert_allclose(added, weight * y, atol=1e-3 * x.max())
+        wanted = targets[i] + (targets[i - 1] if weight > 0.01 else 0)
+        np.testing.assert_array_equal(joined[i], wanted)
+        if weight > 0.01:
+            louder.append((20 if recipe.is_amplitude else 10) * np.log10(weight))
+    assert len(louder) == pytest.approx(0.7 * COUNT, abs=0.25 * COUNT)
+    assert -6.01 <= min(louder) < -3 < max(louder) <= 0.01
+
+
+def test_overlap_of_samples_and_of_bags():
+    sounds = np.random.default_rng(0).normal(size=(8, 50)).astype(np.float32)
+    layer = open_augmentations({"overlap": {"share": 1.0, "decibels": 20.0}}, waveform.Recipe(), bag=4)[0]
+    found, targets = (np.array(part) for part in layer(sounds, np.eye(8, dtype=np.float32)))
+    for low in (0, 4):
+        own = slice(low, low + 4)
+        weight = np.sum((found[own] - sounds[own]) * sounds[4 - low : 8 - low]) / np.sum(sounds[4 - low : 8 - low] ** 2)
+        assert 0.0999 <= weight <= 1
+        np.testing.assert_allclose(found[own], sounds[own] + weight * sounds[4 - low : 8 - low], atol=1e-5)
+    np.testing.assert_array_equal(targets, np.eye(8) + np.roll(np.eye(8), 4, axis=0))
+
+
 def test_noise_of_three_segments_with_a_damping():
     rng = np.random.default_rng(0)
     sounds, noise = (rng.normal(size=(COUNT, 100)).astype(np.float32) for _ in range(2))
