@@ -129,6 +129,9 @@ class Train:
     holdout: Share = 0.0  # share that `grouped` holds back entirely, scored once, for corpora without a test truth
     group_by: Literal["observation", "recordist"] = "observation"  # what `grouped` and `kfold` never split
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
+    epoch_segments: Count = 0  # an epoch has at least so many segments: small corpora are gone through several times
+    recording_segments: Count = 0  # an epoch has at most so many segments of a recording, drawn anew; 0: all
+    balance: Share = 0.0  # draw segments of rare species more often, by (their number) ** -balance; 1: all alike
     random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch
     random_padding: bool = False  # what is shorter than a segment starts anywhere in it; false: at its beginning
     class_weights: Literal["none", "ten_over_n", "inverse", "effective"] = "none"  # of the loss, by recordings n:

@@ -1,4 +1,4 @@
-"""Batches of training segments: every segment once per epoch, in an order that follows from (seed, epoch) alone."""
+"""Batches of training segments, in an order that follows from (seed, epoch) alone; by default each once per epoch."""
 
 import queue
 import threading
@@ -18,6 +18,7 @@ class Batches:
 
     All batches have the same size: the last one of an epoch is filled up from the epoch's beginning. With bags, an
     epoch holds every recording once for each `bag` segments that it has, and `bag` segments in a row are of one.
+    With train.balance, segments (or bags) are drawn with replacement instead.
     """
 
     def __init__(
@@ -35,7 +36,8 @@ class Batches:
             reader: the view.
             recordings: indices of the training recordings in the reader.
             targets: float32 [all recordings, classes], in the order of the reader; 1 is the main species.
-            train: batch_size, bag, seed, random_windows, random_padding and noise_class are used.
+            train: batch_size, bag, seed, epoch_segments, recording_segments, balance, random_windows, random_padding
+                and noise_class are used.
             needs: further segments per item: "companion" is of a recording of the same species, "noise" of `noise`.
             noise: the view of the frames that the mask took for noise.
 
@@ -60,9 +62,11 @@ class Batches:
                 f"Invalid value for train.noise_class. Received: {train.noise_class:g}. Expected: a share that leaves "
                 f"at least one bag of {train.bag} for noise and one for species, of {train.batch_size} segments."
             )
-        counts = np.unique(self.owners, return_counts=True)[1]
-        segments = int(np.sum(-(-counts // train.bag))) * train.bag
-        self.steps = -(-segments // (self.batch_size - self.noisy))
+        self.blocks = np.split(np.arange(len(self.owners)), np.flatnonzero(np.diff(self.owners)) + 1)  # of recordings
+        most = train.recording_segments or len(self.owners)
+        segments = sum(-(-min(len(block), most) // train.bag) * train.bag for block in self.blocks)
+        self.segments = max(segments, train.epoch_segments)  # per epoch
+        self.steps = -(-self.segments // (self.batch_size - self.noisy))
         self.same: dict[int, np.ndarray] = {}
         if "companion" in self.needs:
             main = targets[recordings].argmax(axis=1)
@@ -81,22 +85,18 @@ class Batches:
         """Yield the batches of one epoch: codes [batch, frames, ...], targets [batch, classes], and what is needed."""
         rng = np.random.default_rng([self.train.seed, number])
         take = self.batch_size - self.noisy
-        if self.train.bag == 1:
-            order = np.resize(rng.permutation(len(self.owners)), self.steps * take)
-        else:
-            order = self._bags(rng, take)
-        starts = self.starts
+        order = self._order(rng, take)
+        starts = self.starts[order]
         if self.train.random_windows:
-            starts = rng.integers(self.first, self.latest + 1)
+            starts = rng.integers(self.first[order], self.latest[order] + 1)
         elif self.train.random_padding:
-            starts = np.where(self.first < 0, rng.integers(self.first, 1), starts)
+            first = self.first[order]
+            starts = np.where(first < 0, rng.integers(first, 1), starts)
         extra = np.random.default_rng([self.train.seed, 4, number])
         for low in range(0, len(order), take):
-            part = order[low : low + take]
-            owners, begin = self.owners[part], starts[part]
-            if self.train.bag > 1 and self.train.random_windows:
-                begin = extra.integers(self.first[part], self.latest[part] + 1)
-            batch = [self.reader.read(owners, begin), self.targets[owners]]
+            part = slice(low, low + take)
+            owners = self.owners[order[part]]
+            batch = [self.reader.read(owners, starts[part]), self.targets[owners]]
             if self.noisy:
                 quiet = np.zeros((self.noisy, self.targets.shape[1]), np.float32)
                 quiet[:, -1] = 1
@@ -107,14 +107,29 @@ class Batches:
                 batch.append(self._same(extra, owners, batch[0]) if companion else self._noise(extra, self.batch_size))
             yield tuple(batch)
 
-    def _bags(self, rng: np.random.Generator, take: int) -> np.ndarray:
-        """Return segment numbers such that every `bag` in a row are of one recording, in a random order of bags."""
-        bag, bags = self.train.bag, []
-        for recording in self.recordings:
-            own = rng.permutation(np.flatnonzero(self.owners == recording))
+    def _order(self, rng: np.random.Generator, take: int) -> np.ndarray:
+        """Return the segments of an epoch, `take` for each step; every `bag` in a row are of one recording."""
+        bags = self._bags(rng)
+        wanted = -(-self.segments // self.train.bag)
+        if self.train.balance:
+            species = self.targets[self.owners[bags[:, 0]]].argmax(axis=1)
+            weights = np.bincount(species)[species] ** -self.train.balance
+            order = rng.choice(len(bags), wanted, p=weights / weights.sum())
+        else:
+            passes = [rng.permutation(len(bags)) for _ in range(-(-wanted // len(bags)))]
+            order = np.concatenate(passes)[:wanted]
+        return bags[np.resize(order, self.steps * take // self.train.bag)].ravel()
+
+    def _bags(self, rng: np.random.Generator) -> np.ndarray:
+        """Return what an epoch draws from, [bags, bag]: segments of one recording each, bag = 1 without bags."""
+        bag, most = self.train.bag, self.train.recording_segments
+        if bag == 1 and not most:
+            return np.arange(len(self.owners))[:, None]
+        bags = []
+        for block in self.blocks:
+            own = rng.permutation(block)[: most or None]
             bags += [np.resize(own[low : low + bag], bag) for low in range(0, len(own), bag)]
-        order = np.resize(rng.permutation(len(bags)), self.steps * take // bag)
-        return np.concatenate([bags[i] for i in order])
+        return np.array(bags)
 
     def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return a segment of another recording of the same species per item; noise goes with itself."""

@@ -324,3 +324,51 @@ def test_random_padding_starts_short_recordings_anywhere():
         assert {start for owner, start in view.calls if owner == 0} == set(range(-6, 1))
         longer = {start for owner, start in view.calls if owner == 1}
         assert longer == (set(range(16)) if windows else {0, 10, 15})
+
+
+# How much is in an epoch
+
+
+def planned(reader, recordings=RECORDINGS, targets=None, **train) -> Batches:
+    targets = np.eye(3, dtype=np.float32)[np.arange(12) % 3] if targets is None else targets
+    return Batches(reader, recordings, targets, Train(**({"batch_size": 4, "random_windows": False} | train)))
+
+
+def test_a_small_corpus_is_gone_through_several_times(reader):
+    count = len(list_segments(reader, RECORDINGS)[0])
+    batches = planned(reader, epoch_segments=3 * count + 2, batch_size=1)
+    assert batches.steps == 3 * count + 2
+    order = drawn(batches, 0)
+    for low in range(0, 3 * count, count):
+        assert sorted(order[low : low + count]) == sorted(order[:count])
+    assert order[:count] != order[count : 2 * count]
+    assert planned(reader, epoch_segments=count - 1).steps == planned(reader).steps
+
+
+@pytest.mark.parametrize("bag", [1, 2])
+def test_long_recordings_give_so_many_segments_and_others_in_the_next_epoch(reader, bag):
+    whole = Counter(list_segments(reader, RECORDINGS)[0].tolist())
+    most = max(whole.values()) - 1
+    batches = planned(reader, recording_segments=most, bag=bag, batch_size=bag)
+    epochs = [drawn(batches, epoch) for epoch in range(12)]
+    for order in epochs:
+        expected = {i: -(-min(n, most) // bag) * bag for i, n in whole.items()}
+        assert Counter(owner for owner, _ in order) == expected
+    longest = max(whole, key=whole.get)
+    seen = [frozenset(start for owner, start in order if owner == longest) for order in epochs]
+    assert len(set(seen)) > 1
+    assert frozenset().union(*seen) == set(reader.segment_starts(longest))
+
+
+@pytest.mark.parametrize(("balance", "share"), [(1.0, 1 / 2), (0.5, None)])
+def test_rare_species_are_drawn_more_often(reader, balance, share):
+    targets = np.zeros((12, 2), np.float32)
+    targets[:, 0] = 1
+    targets[7] = (0, 1)
+    segments = Counter((list_segments(reader, RECORDINGS)[0] == 7).tolist())
+    n, rare = segments[False], segments[True]
+    share = share or rare**0.5 / (rare**0.5 + n**0.5)
+    batches = planned(reader, targets=targets, balance=balance, batch_size=8)
+    owners = [owner for epoch in range(150) for owner, _ in drawn(batches, epoch)]
+    assert len(owners) == 150 * 8 * -(-(n + rare) // 8)
+    assert np.mean(np.array(owners) == 7) == pytest.approx(share, abs=0.04)
