@@ -4,7 +4,7 @@ config.toml                     resolved
 classes.csv                     in the order of the outputs
 features.json                   recipe, encoding and shape; fingerprint of the shards it was trained on
 split.csv                       which recordings were for training, validation and holdout
-best_val_{map,loss,acc}.weights.h5, last.weights.h5; train.monitor says which are used
+best_val_{map,loss,acc}.weights.h5, last.weights.h5: train.monitor says which are used
 epoch_0010.weights.h5           every train.checkpoint_every epochs
 state.h5                        weights, optimizer and history of the last epoch, to resume from
 history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
@@ -297,10 +297,12 @@ def last_run(folder: Path) -> Run:
 def is_best(history: list[dict[str, float]], monitor: str, better: Any) -> bool:
     """Tell whether the last epoch is strictly the best so far; NaN never is, but the first epoch always is.
 
-    By the monitor "last" every epoch is.
+    By the monitor "last" every epoch is that did not diverge.
     """
-    if len(history) == 1 or monitor == "last":
+    if len(history) == 1:
         return True
+    if monitor == "last":
+        return not diverged(history)
     value = history[-1][monitor]
     earlier = [row[monitor] for row in history[:-1] if row[monitor] == row[monitor]]
     return value == value and (not earlier or (better(earlier) != value and better([*earlier, value]) == value))

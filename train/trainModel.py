@@ -441,9 +441,7 @@ def figures(entry: dict[str, float]) -> str:
 def summary(metrics: dict[str, Any]) -> str:
     """Return the result of a run in a few words."""
     best = metrics["validation"]
-    text = (
-        f"val_map {best['val_map']:.4f} after epoch {metrics['best_epoch']} of {metrics['epochs']}, whose weights count"
-    )
+    text = f"val_map {best['val_map']:.4f} by the weights of epoch {metrics['best_epoch']} of {metrics['epochs']}"
     if "holdout" in metrics:
         text += f", holdout MAP {metrics['holdout']['holdout_map']:.4f} ({metrics['holdout']['recordings']} recordings)"
     return text

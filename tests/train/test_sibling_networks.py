@@ -354,7 +354,7 @@ def test_weight_decay_reaches_the_trainer():
     assert reported == pytest.approx(plain + 0.5 * np.square(np.asarray(hidden.kernel)).sum(), rel=1e-3)
 
 
-def bright_half(bins: int, frames: int, count: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def bright_half(bins: int, frames: int, count: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Return noise images whose lower or upper half of the bins is raised, float32, and which it is."""
     rng = np.random.default_rng(4)
     labels = np.arange(count) % 2
@@ -423,6 +423,6 @@ def test_every_network_learns(name):
         return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
     network.compile(keras.optimizers.Adam(3e-3), entropy, metrics=[entropy], run_eagerly=True)  # no time to compile
-    course = network.fit(image, labels, batch_size=16, epochs=15, verbose=0, callbacks=[Enough()]).history["entropy"]
+    course = network.fit(image, labels, batch_size=8, epochs=25, verbose=0, callbacks=[Enough()]).history["entropy"]
     assert len(course) > 1
     assert course[-1] < low
