@@ -48,6 +48,7 @@ from train.run import Run, last_run
 EXAMPLES = 12  # spectrograms on the page
 MAX_MATRIX = 40  # species that still can be read in a confusion matrix
 WORST = 15  # confusions and recordings listed
+MOST_COMPARED = 24  # segments of a recording
 MAX_POINTS = 600  # of a curve of the hardware; more are averaged
 
 
@@ -62,7 +63,8 @@ class Facts:
     rejects: list[Reject]
     history: list[dict[str, float]]
     ranking: Ranking
-    scored: str  # what the ranking covers, in words
+    part: str  # train or test, whose recordings the ranking covers
+    scored: str  # that in words
     linear: Ranking | None  # of the linear baseline
 
     def name(self, class_id: str) -> str:
@@ -87,10 +89,11 @@ def gather(target: Run) -> Facts:
     if (corpus / "truth.csv").exists() and predictions.exists():
         truth = read_truth(corpus / "truth.csv")
         ranking = compare(read_run_file(predictions), truth)
-        scored = f"{len(truth)} test recordings"
+        part, scored = "test", f"{len(truth)} test recordings"
         baseline = compare(read_run_file(linear), truth) if linear.exists() else None
     else:
         ranking = score_validation(target, recordings)
+        part = "train"
         scored = f"{len(ranking.media_ids)} validation recordings (there is no test part with a known truth)"
     rejected = corpus / "rejected.csv"
     return Facts(
@@ -101,6 +104,7 @@ def gather(target: Run) -> Facts:
         read_table(rejected, Reject) if rejected.exists() else [],
         target.read_history(),
         ranking,
+        part,
         scored,
         baseline,
     )
@@ -154,25 +158,38 @@ def section_result(facts: Facts) -> str:
     )
 
 
+def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]:
+    """Return the view of a part that the network gets, and the raw one."""
+    features = config.features
+    shards = open_shards(features_folder(config), part)
+    return (
+        SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns),
+        SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False),
+    )
+
+
+def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
+    """Return a segment of a recording, raw above what the network sees, as a figure with a caption in HTML."""
+    buffer = io.BytesIO()
+    Image.fromarray(draw_beside_raw(*views, i, start, config.features)).save(buffer, "PNG", optimize=True)
+    shot = inline(buffer.getvalue(), "Spectrogram, raw and as the network sees it")
+    return f"<figure>{shot}<figcaption>{caption}</figcaption></figure>"
+
+
 def section_spectrograms(facts: Facts) -> str:
     """Return examples, raw above masked, of as many species as there is room for."""
     features = facts.config.features
-    shards = open_shards(features_folder(facts.config), "train")
-    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
-    raw = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
+    views = open_views(facts.config, "train")
+    view = views[0]
     class_of = {row.media_id: row.class_id for row in facts.recordings}
     examples: dict[str, int] = {}
     for i, media_id in enumerate(view.media_id):
         if view.lengths[i] >= features.segment_frames:
             examples.setdefault(class_of.get(media_id, ""), i)
-    shots = []
-    for class_id, i in sorted(examples.items())[:EXAMPLES]:
-        buffer = io.BytesIO()
-        Image.fromarray(draw_beside_raw(view, raw, i, 0, features)).save(buffer, "PNG", optimize=True)
-        caption = f"{facts.name(class_id)}, recording {html.escape(view.media_id[i])}"
-        shots.append(
-            f"<figure>{inline(buffer.getvalue(), 'Spectrogram, raw and masked')}<figcaption>{caption}</figcaption></figure>"
-        )
+    shots = [
+        spectrogram(facts.config, views, i, 0, f"{facts.name(class_id)}, recording {html.escape(view.media_id[i])}")
+        for class_id, i in sorted(examples.items())[:EXAMPLES]
+    ]
     seconds = features.segment_frames / open_recipe(features).frame_rate
     return (
         f"<p>Above as recorded, below as the network sees it; {seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
@@ -309,6 +326,45 @@ def section_species(facts: Facts) -> str:
     )
 
 
+def section_mistakes(facts: Facts) -> str:
+    """Return the recordings that the network was most wrong about, with the loudest segment of each."""
+    ranking, classes = facts.ranking, facts.ranking.classes
+    rows = np.arange(len(ranking.labels))
+    best, own = np.argmax(ranking.scores, axis=1), ranking.scores[rows, ranking.labels]
+    lead = ranking.scores[rows, best] - own
+    wrong = [i for i in np.argsort(-lead, kind="stable") if lead[i] > 0 and ranking.media_ids[i] not in ranking.missing]
+    if not wrong:
+        return "<p>The species of every recording came first.</p>"
+    views = open_views(facts.config, facts.part)
+    position = {media_id: i for i, media_id in enumerate(views[0].media_id)}
+    shots = []
+    for i in wrong[:EXAMPLES]:
+        media_id = ranking.media_ids[i]
+        place = int((ranking.scores[i] >= own[i]).sum())
+        score = f"{own[i]:.2f}, place {place}" if own[i] >= 0 else "not listed"
+        caption = (
+            f"<b>{html.escape(media_id)}</b>: {facts.name(classes[ranking.labels[i]])} ({score}) was taken for "
+            f"{facts.name(classes[best[i]])} ({ranking.scores[i, best[i]]:.2f})"
+        )
+        if media_id in position:
+            start = loudest_segment(views[0], position[media_id])
+            shots.append(spectrogram(facts.config, views, position[media_id], start, caption))
+        else:
+            shots.append(f"<figure><figcaption>{caption}</figcaption></figure>")
+    return (
+        f"<p>{len(wrong)} of {facts.scored} have another species first. Those with the greatest lead of the wrong "
+        f'species:</p><div class="shots">{"".join(shots)}</div>'
+    )
+
+
+def loudest_segment(view: SegmentReader, recording: int) -> int:
+    """Return the first frame of the segment of a recording with the highest mean level, of at most `MOST_COMPARED`."""
+    starts = view.segment_starts(recording)[:MOST_COMPARED]
+    codes = view.read([recording] * len(starts), starts).astype(np.float32)
+    codes = np.abs(codes) if view.encoding.dtype == "int16" else codes
+    return starts[int(np.argmax(codes.reshape(len(starts), -1).mean(axis=1)))]
+
+
 def section_cost(facts: Facts) -> str:
     """Return hardware, time per stage and what the network is."""
     stages: dict[str, float] = {}
@@ -341,6 +397,7 @@ def make_report(target: Run) -> Path:
         ("Spectrograms", section_spectrograms(facts)),
         ("Learning curves", section_training(facts, curves)),
         ("Species", section_species(facts)),
+        ("Most wrong", section_mistakes(facts)),
         ("Hardware, time and configuration", section_cost(facts)),
     )
     title = f"{target.folder.name}: {facts.config.model.network} on {facts.config.corpus_dir.name}"

@@ -278,6 +278,34 @@ def test_a_corpus_without_a_truth_uses_the_validation_too(project, run, trained,
     assert "No file was rejected." in page.text
 
 
+def test_the_most_wrong_recordings_come_first_with_their_scores(project, run, trained):
+    """By hand: 113 is wrong by 0.75, 112 by 0.2, 114 is right; the second is not listed with its own species."""
+    (project / "predict" / "birds.csv").write_text(
+        "112;bbbbbb;0.5\n112;aaaaaa;0.3\n112;cccccc;0.2\n113;cccccc;0.75\n113;aaaaaa;0.25\n114;cccccc;0.9\n"
+    )
+    section = Page(makeReport.section_mistakes(makeReport.gather(run)))
+    assert "2 of 3 test recordings have another species first" in section.text
+    first, second = section.text.index("113"), section.text.index("112")
+    assert first < second
+    assert "(not listed) was taken for Rotkehlchen, gelbes (Genus gamma) (0.75)" in section.text[first:second]
+    assert '(0.30, place 2) was taken for Tom & "Jerry" (Genus beta) (0.50)' in section.text[second:]
+    assert "114" not in section.text
+    assert len(section.images()) == 2
+
+
+def test_without_mistakes_there_is_none_to_show(project, run, predictions):
+    (project / "predict" / "birds.csv").write_text(predictions)
+    assert makeReport.section_mistakes(makeReport.gather(run)) == "<p>The species of every recording came first.</p>"
+
+
+def test_the_loudest_segment_is_found(run):
+    view, _ = makeReport.open_views(run.read_config(), "test")
+    for i in range(len(view)):
+        starts = view.segment_starts(i)
+        level = [view.read([i], [start]).astype(float).mean() for start in starts]
+        assert makeReport.loudest_segment(view, i) == starts[int(np.argmax(level))]
+
+
 def test_a_history_with_nan_is_drawn(project, run, predictions):
     (project / "predict" / "birds.csv").write_text(predictions)
     history = run.read_history()
