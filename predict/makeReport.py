@@ -40,7 +40,7 @@ from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
-from train.generateImages import draw_beside_raw
+from train.generateImages import draw, draw_beside_raw
 from train.hardware_log import read_hardware_log
 from train.metrics import average_precision
 from train.run import Run, last_run
@@ -169,11 +169,17 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
 
 
 def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
-    """Return a segment of a recording, raw above what the network sees, as a figure with a caption in HTML."""
-    buffer = io.BytesIO()
-    Image.fromarray(draw_beside_raw(*views, i, start, config.features)).save(buffer, "PNG", optimize=True)
-    shot = inline(buffer.getvalue(), "Spectrogram, raw and as the network sees it")
+    """Return a segment of a recording as a figure with a caption in HTML; what a mask changes has the raw one above."""
+    view, features, buffer = views[0], config.features, io.BytesIO()
+    drawn = draw_beside_raw(*views, i, start, features) if is_masked(view) else draw(view, i, start, features)
+    Image.fromarray(drawn).save(buffer, "PNG", optimize=True)
+    shot = inline(buffer.getvalue(), "Spectrogram as the network sees it")
     return f"<figure>{shot}<figcaption>{caption}</figcaption></figure>"
+
+
+def is_masked(view: SegmentReader) -> bool:
+    """Tell whether a view differs from what was recorded."""
+    return view.mask or view.drop_columns
 
 
 def section_spectrograms(facts: Facts) -> str:
@@ -191,8 +197,9 @@ def section_spectrograms(facts: Facts) -> str:
         for class_id, i in sorted(examples.items())[:EXAMPLES]
     ]
     seconds = features.segment_frames / open_recipe(features).frame_rate
+    words = "Above as recorded, below as the network sees it; " if is_masked(view) else ""
     return (
-        f"<p>Above as recorded, below as the network sees it; {seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
+        f"<p>{words}{seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
         f'<div class="shots">{"".join(shots)}</div>'
     )
 

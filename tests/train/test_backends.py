@@ -1,0 +1,57 @@
+"""The same training on another back end of Keras: jax, which some machines with a GPU have instead of TensorFlow."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import config as configuration
+from tests.conftest import PROJECT
+from tests.train.conftest import derived, open_reader
+from train.network import build_model
+from train.run import Run
+from train.trainModel import train
+
+# Random numbers are the back end's own: the same start, and nothing drawn but the order of the segments and windows.
+SAME = (
+    "model.network=cnn1",
+    "model.dense=[8]",
+    "train.schedule=cosine",
+    "train.warmup_epochs=1",
+    "train.ema=0.5",
+    "train.optimizer={name='adamw', learning_rate=1e-3, weight_decay=0.01}",
+)
+
+
+@pytest.mark.slow
+def test_tensorflow_and_jax_learn_the_same(corpus, tmp_path):
+    pytest.importorskip("jax")
+    reader = open_reader(corpus)
+    start = tmp_path / "start.weights.h5"
+    build_model(derived(corpus, tmp_path, *SAME), reader.encoding, reader.shape, 3).save_weights(start)
+    settings = (*SAME, "train.epochs=2", f'model.start="{start}"')
+    one, two = (derived(corpus, tmp_path, *settings, f"train.run={name}") for name in ("tensorflow", "jax"))
+    train(one)
+    (tmp_path / "jax.toml").write_text(configuration.to_toml(two))
+    command = [sys.executable, PROJECT / "train" / "trainModel.py", "--config", tmp_path / "jax.toml"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax"}, cwd=PROJECT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(jax back end)" in done.stdout
+    courses = [Run(config.run_dir).read_history() for config in (one, two)]
+    for name in ("loss", "val_loss", "val_map"):
+        np.testing.assert_allclose(*([row[name] for row in course] for course in courses), rtol=0.01, err_msg=name)
+    assert courses[0][-1]["loss"] < courses[0][0]["loss"]
+    # What one back end has trained, the other goes on with.
+    more = configuration.load(one.run_dir / "config.toml", ["train.epochs=3"])
+    (tmp_path / "more.toml").write_text(configuration.to_toml(more))
+    command[-1] = tmp_path / "more.toml"
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "jax"}, cwd=PROJECT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch 2" in done.stdout
+    assert len(Run(one.run_dir).read_history()) == 3
