@@ -1,6 +1,7 @@
 """The same training on another back end of Keras: jax, which some machines with a GPU have instead of TensorFlow."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -29,8 +30,13 @@ SAME = (
 def test_tensorflow_and_jax_learn_the_same(corpus, tmp_path):
     pytest.importorskip("jax")
     reader = open_reader(corpus)
-    start = tmp_path / "start.weights.h5"
-    build_model(derived(corpus, tmp_path, *SAME), reader.encoding, reader.shape, 3).save_weights(start)
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "config.toml").write_text("[train]\n")
+    shutil.copy(corpus.corpus_dir / "classes.csv", start)  # without it the head would be new
+    build_model(derived(corpus, tmp_path, *SAME), reader.encoding, reader.shape, 3).save_weights(
+        start / "best_val_map.weights.h5"
+    )
     settings = (*SAME, "train.epochs=2", f'model.start="{start}"')
     one, two = (derived(corpus, tmp_path, *settings, f"train.run={name}") for name in ("tensorflow", "jax"))
     train(one)

@@ -60,6 +60,7 @@ SYSTEMS = {
         "features.mask=false",
         "train.noise_class=0.25",
         "train.epochs=12",
+        "train.monitor=val_loss",  # it moves up and down here
         "train.augment={time_roll={}, frequency_roll={share=0.02}, same_species={}, noise={count=2, damping=0.05}}",
     ),
     "attention over a recording": (

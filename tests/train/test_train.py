@@ -56,13 +56,13 @@ TINY = (
 RANDOM = (*TINY, "train.epochs=16", "train.augment={mixup={alpha=0.5}, time_mask={width=60}}", "model.dropout=0.3")
 
 
-def assert_same_course(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+def assert_same_course(found: list[dict[str, float]], expected: list[dict[str, float]], rel: float = 1e-3) -> None:
     """Compare histories but for the clock."""
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"seconds", "waiting_share"}:
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), (name, a["epoch"])
+            assert a[name] == pytest.approx(b[name], rel=rel, abs=1e-5), (name, a["epoch"])
 
 
 def leftovers(folder: Path) -> list[str]:

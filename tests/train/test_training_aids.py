@@ -286,7 +286,8 @@ def test_two_devices_learn_what_one_learns(corpus, home, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "every batch is shared among cpu:0, cpu:1" in done.stdout
-    assert_same_course(Run(two.run_dir).read_history(), Run(one.run_dir).read_history())
+    # Sums in another order, whose difference training magnifies.
+    assert_same_course(Run(two.run_dir).read_history(), Run(one.run_dir).read_history(), rel=1e-2)
     ours, theirs = (weights_of(Run(config.run_dir).best_weights()) for config in (one, two))
     for name in ours:
         # Where a cell is masked the input is 0 up to rounding, and so the ReLU's slope; that moves the first biases.
