@@ -68,7 +68,7 @@ def test_mini_goes_through_every_stage(mini, home):
 def test_a_second_run_does_nothing_again(mini, home):
     _, run = mini
     before = {path: path.stat().st_mtime_ns for path in [*home.rglob("*.wav"), *home.rglob("*.h5")]}
-    done = shell(PROJECT / "doall.sh", "--mini", "--stop-stage", "4", *options(home))
+    done = shell(PROJECT / "doall.sh", "--mini", "--stage", "1", "--stop-stage", "4", *options(home))
     assert done.returncode == 0, done.stderr
     assert "nothing changed" in done.stdout
     assert "is finished" in done.stdout

@@ -15,6 +15,15 @@ from config import Config, ConfigError
 from config.commandline import log
 
 
+def has_accelerator() -> bool:
+    """Tell whether the back end sees anything but CPUs."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return any(not name.lower().startswith("cpu") for name in keras.distribution.list_devices())
+
+
 def choose_devices(config: Config, accelerators: list[str], processors: list[str]) -> list[str]:
     """Return the devices that share the batches; fewer than two: Keras' default.
 

@@ -17,6 +17,7 @@ from train.trainModel import train
 
 # Random numbers are the back end's own: the same start, and nothing drawn but the order of the segments and windows.
 SAME = (
+    "features.segment_frames=80",
     "model.network=cnn1",
     "model.dense=[8]",
     "train.schedule=cosine",
@@ -29,7 +30,7 @@ SAME = (
 @pytest.mark.slow
 def test_tensorflow_and_jax_learn_the_same(corpus, tmp_path):
     pytest.importorskip("jax")
-    reader = open_reader(corpus)
+    reader = open_reader(derived(corpus, tmp_path, *SAME))
     start = tmp_path / "start"
     start.mkdir()
     (start / "config.toml").write_text("[train]\n")

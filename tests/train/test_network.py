@@ -13,6 +13,7 @@ from config import ConfigError, Part
 from preprocess.recipes import Encoding
 from preprocess.segments import list_segments
 from tests.train.conftest import derived
+from train.devices import has_accelerator
 from train.losses import open_loss
 from train.network import (
     MIN_DEVIATION,
@@ -296,3 +297,18 @@ def test_compiled_steps_change_the_weights_and_lower_the_loss_of_a_repeated_batc
     assert np.isfinite(losses).all()
     changed = [not np.array_equal(old, values(new)) for old, new in zip(before, model.trainable_weights, strict=True)]
     assert all(changed)
+
+
+@pytest.mark.skipif(has_accelerator(), reason="concerns machines without one")
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("model.network=residual", "model.width=4"), True),
+        (("model.network=application", "model.backbone=MobileNetV3Small"), False),
+        (("model.network=application", "model.backbone=Xception"), False),
+    ],
+)
+def test_steps_are_compiled_unless_there_are_depthwise_convolutions(overrides, expected):
+    config = settings("features.segment_frames=80", *overrides)
+    trainer = build_trainer(config, build_model(config, UINT8, (80,), 3), open_loss(config.train.loss), 5)
+    assert trainer.jit_compile is (expected or keras.backend.backend() == "jax")

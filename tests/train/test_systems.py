@@ -40,7 +40,8 @@ SYSTEMS = {
     ),
     "sound as an image of three windows": (
         *SOUND,
-        "features.segment_frames=80",
+        "features.sample_rate=11025",
+        "features.segment_frames=60",
         "features.frontend={name='threewindows', mels=64, skip=4}",
         "features.trim=true",
         "features.peak=true",

@@ -7,6 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from config import Positive, Share
+from train.devices import has_accelerator
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # blocks of each of the four stages
 
@@ -69,11 +70,6 @@ class GroupedConv2D(layers.Conv2D):
         same = np.repeat(own, kernel.shape[2])[:, None] == np.repeat(own, self.filters // self.groups)
         dense = ops.tile(kernel, (1, 1, self.groups, 1)) * ops.cast(same, kernel.dtype)
         return ops.conv(inputs, dense, list(self.strides), self.padding, dilation_rate=self.dilation_rate)
-
-
-def has_accelerator() -> bool:
-    """Tell whether the back end sees anything but CPUs."""
-    return any(not name.lower().startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def residual_stages(
