@@ -22,8 +22,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest file first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_doall.py")
+    """Put the longest files first, so that no process is left alone with one at the end."""
+    longest = ("test_doall.py", "test_systems.py", "test_train.py", "test_training_aids.py", "test_backends.py")
+    place = {name: i for i, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.name, len(longest)))
 
 
 def run_script(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:

@@ -34,6 +34,14 @@ def reader(corpus: Config) -> SegmentReader:
 
 
 @pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """Leaves XLA out where compiling is most of the time and nothing that is tested depends on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.network.compiler", lambda trainer, network: False)
+        yield
+
+
+@pytest.fixture(scope="module")
 def tiny() -> Iterator[None]:
     """Makes model.network=tiny known, as a module in train/models would be."""
     with pytest.MonkeyPatch.context() as patch:

@@ -25,7 +25,7 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def trials(corpus, tiny, tmp_path_factory):
+def trials(corpus, tiny, uncompiled, tmp_path_factory):
     """Two folds, trained; the second alone at first."""
     home = tmp_path_factory.mktemp("cv")
     found = plan(derived(corpus, home, *TINY), 2, 1, "recordist")

@@ -25,7 +25,7 @@ from train.trainModel import open_dataset
 from train.trainModel import train as train_network
 from train.tuneModel import open_search, tune
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny", "uncompiled")]
 
 PUBLISHED = (
     *TINY,
