@@ -187,7 +187,8 @@ def _sides(recordings: Sequence[Recording], validation: Iterable[str], holdout: 
 
 def _hold_out(recordings: Sequence[Recording], train: Train, held: Sequence[str]) -> dict[str, str]:
     """Hold recordings back, and train.validation of the others for validation."""
-    rest = [row for row in recordings if row.media_id not in set(held)]
+    known = set(held)
+    rest = [row for row in recordings if row.media_id not in known]
     return _sides(recordings, hold_back(rest, train.validation, train.seed, train.group_by), held)
 
 
