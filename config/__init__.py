@@ -128,6 +128,10 @@ class Train:
     validation: Share = 0.1  # share of the training recordings that `grouped` holds back to choose the best epoch
     holdout: Share = 0.0  # share that `grouped` holds back entirely, scored once, for corpora without a test truth
     group_by: Literal["observation", "recordist"] = "observation"  # what `grouped` and `kfold` never split
+    target: Literal["species", "recording"] = "species"  # what is learnt; recording: which recording a segment is of,
+    # which needs no labels, to start another training from (model.start)
+    teacher: str = ""  # folder of a cross-validation: its scores of recordings it had not seen soften their targets
+    teacher_weight: Share = 0.5  # share of the teacher's scores in the targets
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
     epoch_segments: Count = 0  # an epoch has at least so many segments: small corpora are gone through several times
     recording_segments: Count = 0  # an epoch has at most so many segments of a recording, drawn anew; 0: all
@@ -161,6 +165,7 @@ class Predict:
     """The prediction CSV."""
 
     top: Count = 0  # species per recording, best first; 0: all
+    shifts: Positive = 1  # of the segments in time, whose scores are averaged: 2 scores one every half segment
     batch_size: Positive = 64
 
 

@@ -121,7 +121,7 @@ def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
     split = target.read_split()
     chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
-    scores = score_recordings(model, loss, reader, chosen, config.predict.batch_size)
+    scores = score_recordings(model, loss, reader, chosen, config.predict)
     classes = [kind.class_id for kind in target.read_species()]
     row_of = {row.media_id: row for row in recordings}
     media_ids = [reader.media_id[i] for i in chosen]

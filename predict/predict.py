@@ -4,6 +4,7 @@
 python predict/predict.py                              # test set of the last run
 python predict/predict.py --run runs/demo-alexnet      # test set of a certain run
 python predict/predict.py path/to/recordings --top 5   # any folder or file of audio
+python predict/predict.py --run runs/a --run runs/b    # the mean scores of several runs
 
 Writes predict/<run>.csv or predict/<run>-<input>.csv: MediaId;ClassId;probability, best first. The front end, the
 mask, the normalisation and the classes are those of the run.
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from config import PROJECT, Config, Data, PipelineError
+from config import PROJECT, Config, Data, PipelineError, Predict
 from config.commandline import add_jobs_argument, log, progress, run
 from predict.runfile import write_run_file
 from preprocess.fetchData import fetch
@@ -38,6 +39,7 @@ from preprocess.segments import SegmentReader, open_shards
 from train.run import MONITORS, Run, last_run
 
 RECORDINGS_AT_ONCE = 64  # scored together; bounds the memory
+MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
@@ -116,56 +118,108 @@ def warn_of_trained_on(target: Run, seen: set[str], scored: int) -> None:
         )
 
 
-def score(model: Any, loss: Any, reader: SegmentReader, batch_size: int) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-    """Yield media ids and scores, float64 [recordings, classes], a few recordings at a time."""
-    from train.scoring import score_recordings
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A trained network, and recordings as it hears them."""
 
-    for low in progress(
-        range(0, len(reader), RECORDINGS_AT_ONCE),
-        -(-len(reader) // RECORDINGS_AT_ONCE),
-        f"x {RECORDINGS_AT_ONCE} recordings",
-    ):
-        recordings = np.arange(low, min(low + RECORDINGS_AT_ONCE, len(reader)))
-        scores = score_recordings(model, loss, reader, recordings, batch_size)
+    model: Any
+    loss: Any
+    reader: SegmentReader
+    settings: Predict
+
+    def score(self, recordings: np.ndarray) -> np.ndarray:
+        """Return scores, float64 [recordings, classes].
+
+        Raises:
+            PipelineError: if they are no numbers.
+        """
+        from train.scoring import score_recordings
+
+        scores = score_recordings(self.model, self.loss, self.reader, recordings, self.settings)
         if not np.isfinite(scores).all():
             raise PipelineError(
                 "The network's scores are not finite: its training diverged. Train it with other settings."
             )
-        yield reader.media_id[low : low + RECORDINGS_AT_ONCE], scores
+        return scores
 
 
-def predict(target: Run, source: Path | None, output: Path | None, top: int | None, monitor: str, jobs: int) -> Path:
-    """Write the prediction CSV of the run's test set, or of a folder or file of audio.
+def score(members: Sequence[Member]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """Yield media ids and mean scores of the members, float64 [recordings, classes], a few recordings at a time."""
+    media_ids = members[0].reader.media_id
+    for low in progress(
+        range(0, len(media_ids), RECORDINGS_AT_ONCE),
+        -(-len(media_ids) // RECORDINGS_AT_ONCE),
+        f"x {RECORDINGS_AT_ONCE} recordings",
+    ):
+        recordings = np.arange(low, min(low + RECORDINGS_AT_ONCE, len(media_ids)))
+        yield media_ids[low : low + RECORDINGS_AT_ONCE], np.mean([m.score(recordings) for m in members], axis=0)
+
+
+def open_member(target: Run, source: Path | None, settings: Predict, monitor: str, jobs: int) -> tuple[Member, Config]:
+    """Return a run's network with the recordings that it shall score, and the configuration of their corpus.
 
     Raises:
         PipelineError: if there is nothing to predict or the run cannot be used.
     """
     config = target.read_config()
-    name = target.folder.name
     if source:
         config = as_input(config, source)
-        name = f"{name}-{source.expanduser().resolve().stem or 'root'}"
         fetch(config, jobs)
         resample(config, jobs)
         load(config, jobs)
-    output = output or PROJECT / "predict" / f"{name}.csv"
-    stamp = target.read_stamp()
-    reader = open_view(config, stamp.recipe)
+    reader = open_view(config, target.read_stamp().recipe)
     if reader is None or not len(reader):
         raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
     warn_of_trained_on(target, find_trained_on(target, config), len(reader))
     _, model, loss = load_run(target, monitor)
-    classes = [species.class_id for species in target.read_species()]
-    top = config.predict.top if top is None else top
+    return Member(model, loss, reader, settings), config
+
+
+def predict(
+    targets: Sequence[Run],
+    source: Path | None = None,
+    output: Path | None = None,
+    monitor: str = "",
+    jobs: int = 1,
+    **settings: int,
+) -> Path:
+    """Write the prediction CSV of a test set, or of a folder or file of audio.
+
+    Args:
+        targets: runs whose scores are averaged; all of the same species.
+        source: folder or file of audio; None: the test part of the first run's corpus.
+        output: the CSV; None: predict/<runs>[-<input>].csv.
+        monitor: which weights; empty: by train.monitor of each run.
+        jobs: processes; 0: one per core.
+        settings: fields of `config.Predict` in place of those of the first run.
+
+    Raises:
+        PipelineError: if there is nothing to predict, or the runs cannot be used, alone or together.
+    """
+    first = targets[0]
+    chosen = dataclasses.replace(first.read_config().predict, **settings)
+    classes = [species.class_id for species in first.read_species()]
+    members = []
+    for target in targets:
+        if [species.class_id for species in target.read_species()] != classes:
+            raise PipelineError(f"{first.folder} and {target.folder} know other species; they have no common ranking.")
+        member, config = open_member(target, source, chosen, monitor, jobs)
+        if members and member.reader.media_id != members[0].reader.media_id:
+            raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
+        members.append(member)
+    name = "+".join(target.folder.name for target in targets[:MOST_NAMED])
+    name += f"+{len(targets) - MOST_NAMED}" if len(targets) > MOST_NAMED else ""
+    ending = f"-{source.expanduser().resolve().stem or 'root'}" if source else ""
+    output = output or PROJECT / "predict" / f"{name}{ending}.csv"
     started = time.monotonic()
-    count = write_run_file(output, score(model, loss, reader, config.predict.batch_size), classes, top)
+    count = write_run_file(output, score(members), classes, chosen.top)
     seconds = time.monotonic() - started
     manifest = read_table(config.corpus_dir / "recordings.csv", Recording)
     length = sum(row.duration for row in manifest if row.part == "test")
     log(
-        f"{output}: {count} recordings x {min(top or len(classes), len(classes))} species by "
-        f"{monitor or config.train.monitor} weights of "
-        f"{target.folder.name}; scored in {seconds:.1f} s, {length / seconds:.0f} times real time"
+        f"{output}: {count} recordings x {min(chosen.top or len(classes), len(classes))} species by "
+        f"{monitor or config.train.monitor} weights of {name}; "
+        f"scored in {seconds:.1f} s, {length / seconds:.0f} times real time"
     )
     return output
 
@@ -174,9 +228,17 @@ def main() -> None:
     """Rank the species of recordings with a trained run."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("input", nargs="?", type=Path, help="folder or file of audio (default: the run's test set)")
-    parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        action="append",
+        help="run directory (default: the one finished last); given several times, the scores are averaged",
+    )
     parser.add_argument("--output", type=Path, help="CSV to write (default: predict/<run>[-<input>].csv)")
     parser.add_argument("--top", type=int, help="species per recording, 0: all (default: predict.top of the run)")
+    parser.add_argument(
+        "--shifts", type=int, help="segments per length of a segment, averaged (default: predict.shifts of the run)"
+    )
     parser.add_argument(
         "--weights", choices=[*MONITORS], default="", help="best by (default: train.monitor of the run)"
     )
@@ -184,8 +246,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.top is not None and args.top < 0:
         parser.error("--top is 0 or a number of species")
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
-    predict(target, args.input, args.output, args.top, args.weights, args.jobs)
+    if args.shifts is not None and args.shifts < 1:
+        parser.error("--shifts is at least 1")
+    targets = [Run(folder) for folder in args.run] if args.run else [last_run(PROJECT / "runs")]
+    given = {"top": args.top, "shifts": args.shifts}
+    settings = {name: value for name, value in given.items() if value is not None}
+    predict(targets, args.input, args.output, args.weights, args.jobs, **settings)
 
 
 if __name__ == "__main__":

@@ -81,11 +81,17 @@ class SegmentReader:
         """Return the length of a recording's view in frames; that of the recording where all was dropped."""
         return int(self.lengths[recording] or self.frame_count[recording])
 
-    def segment_starts(self, recording: int) -> list[int]:
-        """Return the first frame of each of a recording's consecutive segments: ceil(frames / segment), at least 1."""
-        frames, size = self.frames_left(recording), self.segment_frames
-        count = max(1, -(-frames // size))
-        return [*range(0, (count - 1) * size, size), max(0, frames - size)]
+    def segment_starts(self, recording: int, shifts: int = 1) -> list[int]:
+        """Return the first frame of each segment of a recording: ceil(frames / segment) consecutive ones, at least 1.
+
+        With shifts, segments follow each other by 1 / shifts of their length, and what is shorter than a segment is
+        read at so many positions in it, from its end to its beginning.
+        """
+        size = self.segment_frames
+        spare = self.frames_left(recording) - size
+        if spare < 0:
+            return sorted({round(spare * k / max(1, shifts - 1)) for k in range(shifts)})
+        return [*range(0, spare, max(1, size // shifts)), spare]
 
     def read(self, recordings: Sequence[int] | np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read one segment per pair of recording and first frame; a negative first frame pads on the left.
@@ -162,11 +168,11 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
     return [open_shard(path) for path in paths]
 
 
-def list_segments(reader: SegmentReader, recordings: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+def list_segments(reader: SegmentReader, recordings: Iterable[int], shifts: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return all segments of some recordings: the recording and the first frame of each, int64 [segments]."""
     owners, starts = [], []
     for recording in recordings:
-        own = reader.segment_starts(int(recording))
+        own = reader.segment_starts(int(recording), shifts)
         owners += [int(recording)] * len(own)
         starts += own
     return np.array(owners, np.int64), np.array(starts, np.int64)

@@ -83,7 +83,7 @@ from sklearn.metrics import accuracy_score, average_precision_score
 import config as configuration
 import preprocess.recipes
 import preprocess.sources
-from config import Features, Part, bind
+from config import Features, Part, Predict, Train, bind
 from predict.runfile import read_run_file, write_run_file
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
@@ -131,7 +131,7 @@ def test_the_list_is_true():
 def test_pieces_of_a_recording_are_on_one_side(corpus):
     shards = open_shards(features_folder(corpus), "train")
     data = open_dataset(corpus, shards)
-    batches = Batches(data.reader, data.side("train"), data.targets(0.0), corpus.train)
+    batches = Batches(data.reader, data.side("train"), data.targets(Train()), corpus.train)
     scored, _ = list_segments(data.reader, data.side("validation"))
     assert len(batches.owners) > len(set(batches.owners)) > 1
     assert len(scored) > len(set(scored)) > 1
@@ -530,7 +530,7 @@ def test_a_song_in_the_last_seconds_is_heard(name, band, loss, tmp_path):
         rows.append((Recording(media_id, wav.name, duration=120.0), wav.name))
     assert write_shard(tmp_path / "a.h5", recipe, "{}", tmp_path, rows, "") == []
     reader = SegmentReader([open_shard(tmp_path / "a.h5")], 310, False, False)
-    scores = score_recordings(Listener(*band), open_loss(Part(loss)), reader, [0, 1], 16)
+    scores = score_recordings(Listener(*band), open_loss(Part(loss)), reader, [0, 1], Predict())
     assert scores[1, 0] > scores[0, 0] + 0.01
     if loss == "best_frame":
         assert scores.argmax(axis=1).tolist() == [1, 0]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from config import Predict
 from preprocess.segments import SegmentReader, list_segments
 from train.averaging import averaged
 from train.losses import Loss
@@ -29,7 +30,7 @@ class MAPCallback(keras.callbacks.Callback):
         recordings: np.ndarray,
         labels: np.ndarray,
         background: np.ndarray,
-        batch_size: int,
+        settings: Predict,
     ) -> None:
         """Keep the validation data.
 
@@ -40,12 +41,12 @@ class MAPCallback(keras.callbacks.Callback):
             recordings: indices of the validation recordings in the reader.
             labels: the class of each of them, int [recordings].
             background: its background species, bool [recordings, classes].
-            batch_size: of the prediction.
+            settings: of the prediction.
         """
         super().__init__()
         self.scored, self.loss, self.reader = model, loss, reader
-        self.recordings, self.labels, self.batch_size = recordings, labels, batch_size
-        self.owners, self.starts = list_segments(reader, recordings)
+        self.recordings, self.labels, self.batch_size = recordings, labels, settings.batch_size
+        self.owners, self.starts = list_segments(reader, recordings, settings.shifts)
         self.main = np.zeros_like(background)
         self.main[np.arange(len(labels)), labels] = True
         self.relevant = self.main | background

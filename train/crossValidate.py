@@ -8,8 +8,9 @@ Needs stages 1 to 3 (./doall.sh --stop-stage 3). The folds are the official ones
 else --folds stratified ones that keep every recordist together. Within the other folds, train.validation of the
 recordings choose what there is to choose. The test part of the corpus is not touched.
 
-Writes <train.folder>/cv-<run>/: a run directory per fold and seed, folds.csv, and summary.json. The same command
-resumes an interrupted run; runs that are finished are not trained again.
+Writes <train.folder>/cv-<run>/: a run directory per fold and seed, folds.csv, summary.json, and scores.csv, the scores
+that each recording got from the networks that did not see it (another training can learn from them: train.teacher). The
+same command resumes an interrupted run; runs that are finished are not trained again.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -20,7 +21,6 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
-import csv
 import dataclasses
 import json
 import statistics
@@ -33,8 +33,9 @@ import numpy as np
 from config import Config, ConfigError, Part
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.recordings import Recording, read_table
-from train.metrics import average_precision, bootstrap_interval, in_top
+from train.metrics import bootstrap_interval
 from train.run import Run, write_rows, write_text
+from train.scored import ensemble, read_scored
 from train.trainModel import resolve, train
 
 FIGURES = {"top1": "top-1 accuracy", "map": "MAP, main species"}
@@ -47,24 +48,6 @@ class Trial:
     fold: str
     seed: int
     config: Config
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The recordings of a fold with the scores of a network that did not see them."""
-
-    media_ids: list[str]
-    labels: np.ndarray  # int [recordings], columns of the species
-    scores: np.ndarray  # float64 [recordings, classes]
-
-    def figures(self) -> dict[str, np.ndarray]:
-        """Return top1 and map of every recording, float64 [recordings]."""
-        main = np.zeros(self.scores.shape, bool)
-        main[np.arange(len(self.labels)), self.labels] = True
-        return {
-            "top1": in_top(self.scores, self.labels, 1).astype(float),
-            "map": average_precision(self.scores, main),
-        }
 
 
 def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[Trial]:
@@ -111,20 +94,10 @@ def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[T
     ]
 
 
-def read_scored(target: Run) -> Scored:
-    """Return the scores of a finished run's holdout."""
-    with (target.folder / "holdout.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    names = [name for name in rows[0] if name.startswith("score_")]
-    column = {name.removeprefix("score_"): i for i, name in enumerate(names)}
-    scores = np.array([[float(row[name]) for name in names] for row in rows])
-    return Scored([row["media_id"] for row in rows], np.array([column[row["class_id"]] for row in rows]), scores)
-
-
 def fold_row(trial: Trial) -> dict[str, Any]:
     """Return the line of folds.csv of a finished training."""
     target = Run(trial.config.run_dir)
-    metrics, figures = target.read_metrics(), read_scored(target).figures()
+    metrics, figures = target.read_metrics(), read_scored(target.folder / "holdout.csv").figures()
     return {
         "fold": trial.fold,
         "seed": trial.seed,
@@ -145,7 +118,7 @@ def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
     """
     seeds = sorted({trial.seed for trial in trials})
     folds = list(dict.fromkeys(trial.fold for trial in trials))
-    scored = {(trial.fold, trial.seed): read_scored(Run(trial.config.run_dir)) for trial in trials}
+    scored = {(trial.fold, trial.seed): read_scored(trial.config.run_dir / "holdout.csv") for trial in trials}
     summary: dict[str, Any] = {"folds": folds, "seeds": seeds}
     for name in FIGURES:
         by_seed = np.array([np.concatenate([scored[fold, seed].figures()[name] for fold in folds]) for seed in seeds])
@@ -161,11 +134,6 @@ def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
             summary[name]["ensemble"] = {"value": float(together.mean()), "interval": bootstrap_interval(together)}
     summary["recordings"] = by_seed.shape[1]
     return summary
-
-
-def ensemble(members: Sequence[Scored]) -> Scored:
-    """Return the mean scores of networks that scored the same recordings in the same order."""
-    return dataclasses.replace(members[0], scores=np.mean([member.scores for member in members], axis=0))
 
 
 def as_text(rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
@@ -217,17 +185,20 @@ def cross_validate(trials: Sequence[Trial], chosen: Sequence[str] = ()) -> None:
 
 
 def report(finished: Sequence[Trial]) -> None:
-    """Write folds.csv and summary.json of the finished trainings and print them.
+    """Write folds.csv, summary.json and scores.csv of the finished trainings and print the first two.
 
-    Seeds that lack a fold that others have are left out of the summary.
+    Seeds that lack a fold that others have are left out of the summary and the scores.
     """
     folder = finished[0].config.run_dir.parent
     rows = [fold_row(trial) for trial in finished]
     write_rows(folder / "folds.csv", rows)
-    folds = {trial.fold for trial in finished}
-    whole = [trial for trial in finished if {other.fold for other in finished if other.seed == trial.seed} == folds]
+    folds = list(dict.fromkeys(trial.fold for trial in finished))
+    seen = {seed: {t.fold for t in finished if t.seed == seed} for seed in {t.seed for t in finished}}
+    whole = [trial for trial in finished if len(seen[trial.seed]) == len(folds)]
     summary = summarise(whole)
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
+    by_fold = [[read_scored(t.config.run_dir / "holdout.csv") for t in whole if t.fold == name] for name in folds]
+    write_rows(folder / "scores.csv", [row for members in by_fold for row in ensemble(members).rows()])
     print(as_text(rows, summary), flush=True)
 
 

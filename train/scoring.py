@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from config import Predict
 from preprocess.segments import SegmentReader, list_segments
 from train.losses import Loss
 
@@ -61,8 +62,10 @@ def split(logits: np.ndarray, owners: np.ndarray, recordings: Sequence[int] | np
 
 
 def score_recordings(
-    model: keras.Model, loss: Loss, reader: SegmentReader, recordings: Sequence[int] | np.ndarray, batch: int
+    model: keras.Model, loss: Loss, reader: SegmentReader, recordings: Sequence[int] | np.ndarray, settings: Predict
 ) -> np.ndarray:
     """Return the scores of recordings, float64 [recordings, species]."""
-    owners, starts = list_segments(reader, recordings)
-    return recording_scores(loss, segment_logits(model, reader, owners, starts, batch), owners, recordings)
+    owners, starts = list_segments(reader, recordings, settings.shifts)
+    return recording_scores(
+        loss, segment_logits(model, reader, owners, starts, settings.batch_size), owners, recordings
+    )

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from config import Config, PipelineError
+from config import PROJECT, Config, PipelineError, Train
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.loadData import features_folder
 from preprocess.recipes import describe, open_recipe
@@ -46,6 +46,7 @@ from train.run import (
     stops_early,
     write_rows,
 )
+from train.scored import Scored, soften
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +60,24 @@ class Dataset:
     sides: np.ndarray  # str [recordings]: train, validation or holdout
 
     def side(self, name: str) -> np.ndarray:
-        """Return the indices of one side."""
-        return np.flatnonzero(self.sides == name)
+        """Return the indices of one side; without a validation side, training recordings validate."""
+        found = np.flatnonzero(self.sides == name)
+        return self.side("train") if name == "validation" and not len(found) else found
 
-    def targets(self, background_weight: float, noise_class: bool = False) -> np.ndarray:
-        """Return float32 [recordings, classes]: 1 for the main species, the weight for background species.
+    def targets(self, train: Train) -> np.ndarray:
+        """Return float32 [recordings, classes]: 1 for the main species, train.background_weight for background species.
 
-        With a noise class there is one more column, 0 for all of them.
+        With a teacher they are mixed with its scores; with a noise class there is one more column, 0 for all of them.
+
+        Raises:
+            PipelineError: if the teacher cannot be used.
         """
-        targets = self.background.astype(np.float32) * np.float32(background_weight)
+        targets = self.background.astype(np.float32) * np.float32(train.background_weight)
         targets[np.arange(len(self.labels)), self.labels] = 1
-        return np.pad(targets, [(0, 0), (0, int(noise_class))])
+        if train.teacher:
+            classes = [kind.class_id for kind in self.species]
+            targets = soften(targets, self.reader.media_id, classes, PROJECT / train.teacher, train.teacher_weight)
+        return np.pad(targets, [(0, 0), (0, int(train.noise_class > 0))])
 
 
 def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
@@ -95,14 +103,26 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
         for class_id in row.background_ids:
             if class_id in column and class_id != row.class_id:
                 background[i, column[class_id]] = True
-    sides = split(rows, config.train)
-    return Dataset(
-        reader,
-        species,
-        np.array([column[row.class_id] for row in rows]),
-        background,
-        np.array([sides[row.media_id] for row in rows]),
-    )
+    split_sides = split(rows, config.train)
+    sides = np.array([split_sides[row.media_id] for row in rows])
+    labels = np.array([column[row.class_id] for row in rows])
+    if config.train.target == "species":
+        return Dataset(reader, species, labels, background, sides)
+    return tell_recordings_apart(reader, sides)
+
+
+def tell_recordings_apart(reader: SegmentReader, sides: np.ndarray) -> Dataset:
+    """Return the data set in which every recording is a class of its own, apart from those of the holdout.
+
+    Which recording a segment is of needs no labels (Dosovitskiy et al. 2014, arXiv 1406.6909; the source prediction of
+    Perch 2.0, arXiv 2508.04665). Nothing is held back for validation, as no other recording has these classes.
+    """
+    used = np.flatnonzero(sides != "holdout")
+    labels = np.zeros(len(sides), int)
+    labels[used] = np.arange(len(used))
+    species = [Species(media_id, media_id) for media_id in np.array(reader.media_id)[used].tolist()]
+    sides = np.where(sides == "holdout", "unused", "train")
+    return Dataset(reader, species, labels, np.zeros((len(sides), len(used)), bool), sides)
 
 
 def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lambda history: False) -> None:
@@ -181,7 +201,7 @@ def fit(
         validation,
         data.labels[validation],
         data.background[validation],
-        config.predict.batch_size,
+        config.predict,
     )
     first = len(history)
     recorder = recorder_callback(keras, config, target, model, batches, history, tracking, stops)
@@ -233,8 +253,7 @@ def open_batches(config: Config, data: Dataset) -> Any:
     noise = None
     if noise_class or "noise" in wanted:
         noise = SegmentReader(data.reader.shards, frames, mask=False, drop_columns=True, noise=True)
-    targets = data.targets(config.train.background_weight, noise_class)
-    return Batches(data.reader, data.side("train"), targets, config.train, wanted, noise)
+    return Batches(data.reader, data.side("train"), data.targets(config.train), config.train, wanted, noise)
 
 
 def recorder_callback(
@@ -352,25 +371,17 @@ def final_metrics(
             holdout,
             data.labels[holdout],
             data.background[holdout],
-            config.predict.batch_size,
+            config.predict,
         )
         scored = {name.replace("val_", "holdout_"): value for name, value in held.evaluate().items()}
         metrics["holdout"] = scored | {"recordings": len(holdout)}
         target.note_scoring("holdout", len(holdout), {"map": scored["holdout_map"], "top1": scored["holdout_top1"]})
         rows += class_rows("holdout", data, held)
-        write_rows(target.folder / "holdout.csv", holdout_rows(data, holdout, held.scores))
+        ids, classes = [data.reader.media_id[i] for i in holdout], [kind.class_id for kind in data.species]
+        scored_rows = Scored(ids, classes, data.labels[holdout], held.scores).rows()
+        write_rows(target.folder / "holdout.csv", scored_rows)
     write_rows(target.folder / "per_class.csv", rows)
     return metrics
-
-
-def holdout_rows(data: Dataset, recordings: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """Return the lines of holdout.csv: a recording, its species, and the score of every species."""
-    classes = [kind.class_id for kind in data.species]
-    return [
-        {"media_id": data.reader.media_id[i], "class_id": classes[data.labels[i]]}
-        | {f"score_{name}": f"{value:.10g}" for name, value in zip(classes, own, strict=True)}
-        for i, own in zip(recordings, scores, strict=True)
-    ]
 
 
 def class_rows(side: str, data: Dataset, scoring: Any) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow
 CLASSES = ["aaaaaa", "bbbbbb", "cccccc"]
 
 
-def run_predict(run, source, output, top=None, monitor="val_map", jobs=1) -> dict[str, dict[str, float]]:
-    assert predict(run, source, output, top, monitor, jobs) == output
+def run_predict(run, source, output, monitor="val_map", jobs=1, **settings) -> dict[str, dict[str, float]]:
+    assert predict([run], source, output, monitor, jobs, **settings) == output
     return read_run_file(output)
 
 
@@ -123,6 +123,51 @@ def test_the_weights_are_those_asked_for(run_of_birds, tmp_path, monitor):
     for other in set(MONITORS) - {monitor}:
         run.best_weights(other).unlink()
     run_predict(run, None, tmp_path / "run.csv", monitor=monitor)
+
+
+def test_shifts_average_overlapping_segments(run_of_birds, tmp_path):
+    config, model, _ = load_run(run_of_birds)
+    shards = open_shards(features_folder(config), "test")
+    reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
+    found = run_predict(run_of_birds, None, tmp_path / "run.csv", shifts=8)
+    for i, media_id in enumerate(reader.media_id):
+        last = reader.frames_left(i) - 310
+        starts = [*range(0, last, 38), last]
+        assert len(starts) > len(reader.segment_starts(i))
+        logits = model.predict(reader.read([i] * len(starts), starts), verbose=0)
+        powers = np.exp(logits.astype(np.float64))
+        scores = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+        assert found[media_id] == pytest.approx(dict(zip(CLASSES, scores, strict=True)), rel=1e-4, abs=1e-7)
+
+
+# Ensembles
+
+
+def test_the_scores_of_several_runs_are_averaged(run_of_birds, expected, tmp_path):
+    other = copied(run_of_birds, tmp_path)
+    _, model, _ = load_run(other)
+    model.layers[-1].layers[-1].bias.assign([3.0, 0.0, -3.0])
+    model.save_weights(other.best_weights())
+    second = run_predict(other, None, tmp_path / "second.csv")
+    options = ["--run", run_of_birds.folder, "--run", other.folder, "--output", tmp_path / "both.csv"]
+    result = run_script("predict/predict.py", *options)
+    assert result.returncode == 0, result.stderr
+    assert "weights of birds+birds;" in result.stdout
+    found = read_run_file(tmp_path / "both.csv")
+    assert list(found) == list(expected)
+    for media_id, own in found.items():
+        mean = {name: (expected[media_id][name] + second[media_id][name]) / 2 for name in CLASSES}
+        assert own == pytest.approx(mean, abs=1e-6)
+    assert any(second[m][name] != pytest.approx(expected[m][name], abs=0.01) for m in found for name in CLASSES)
+
+
+def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path):
+    other = copied(run_of_birds, tmp_path)
+    text = (other.folder / "classes.csv").read_text()
+    (other.folder / "classes.csv").write_text(text.replace("bbbbbb", "dddddd"))
+    with pytest.raises(PipelineError, match="know other species"):
+        predict([run_of_birds, other], None, tmp_path / "refused.csv")
+    assert not (tmp_path / "refused.csv").exists()
 
 
 # Folders and files
@@ -249,7 +294,7 @@ def copied(run: Run, folder: Path) -> Run:
 def assert_refused(run, source, tmp_path, words) -> None:
     """One clear line, and no file that would look like a result."""
     with pytest.raises(PipelineError, match=words) as error:
-        predict(run, source, tmp_path / "refused.csv", None, "val_map", 1)
+        predict([run], source, tmp_path / "refused.csv")
     assert str(error.value).isprintable()
     assert not (tmp_path / "refused.csv").exists()
 

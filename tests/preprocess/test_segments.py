@@ -156,6 +156,26 @@ class TestStarts:
         assert all(0 <= start <= max(0, frames - size) for start in starts)
         assert starts == sorted(set(starts))
 
+    @pytest.mark.parametrize(
+        ("frames", "shifts", "starts"),
+        [
+            (1000, 2, [0, 155, 310, 465, 620, 690]),
+            (620, 2, [0, 155, 310]),
+            (311, 4, [0, 1]),
+            (310, 3, [0]),
+            (300, 2, [-10, 0]),
+            (100, 3, [-210, -105, 0]),
+            (309, 5, [-1, 0]),
+            (700, 999, [*range(391)]),
+        ],
+    )
+    def test_shifts_by_hand(self, frames, shifts, starts):
+        reader = SegmentReader(
+            [make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")], 310, False, False
+        )
+        assert reader.segment_starts(0, shifts) == starts
+        assert list_segments(reader, [0, 0], shifts)[1].tolist() == starts * 2
+
 
 class TestOpening:
     def test_corpus(self, corpus):

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
-from config import ConfigError
+from config import ConfigError, PipelineError, Train
+from predict.predict import open_member, score
+from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table, write_table
+from preprocess.segments import open_shards
 from tests.train.conftest import derived
-from train.crossValidate import Scored, as_text, cross_validate, ensemble, plan, report
-from train.run import Run
+from train.crossValidate import as_text, cross_validate, plan, report
+from train.run import Run, write_rows
+from train.scored import Scored, ensemble, read_scored, soften
+from train.trainModel import open_dataset, train
 
 TINY = (
     "model.network=tiny",
@@ -87,6 +92,63 @@ class TestWhole:
             cross_validate(trials, ["7"])
 
 
+@pytest.mark.slow
+class TestTeacher:
+    """What a cross-validation found out softens the targets of another training."""
+
+    def test_targets_by_hand(self, trials):
+        config = trials[0].config
+        teacher = config.run_dir.parent
+        data = open_dataset(config, open_shards(features_folder(config), "train"))
+        hard = data.targets(Train())
+        soft = data.targets(Train(teacher=str(teacher), teacher_weight=0.3))
+        known = {row["media_id"]: row for row in read_rows(teacher / "scores.csv")}
+        assert len(known) == len(hard) == 12
+        for media_id, before, after in zip(data.reader.media_id, hard, soft, strict=True):
+            scores = [float(known[media_id][f"score_{kind.class_id}"]) for kind in data.species]
+            assert after == pytest.approx(0.7 * before + 0.3 * np.array(scores), abs=1e-6)
+        assert soft.dtype == np.float32
+        assert np.abs(soft - hard).max() > 0.05
+
+    def test_a_training_follows_it(self, trials, corpus, tiny, uncompiled, tmp_path):
+        """Shown only the teacher's scores, all for one species, it ranks that one first everywhere."""
+        teacher = tmp_path / "teacher"
+        rows = read_rows(trials[0].config.run_dir.parent / "scores.csv")
+        last = [name for name in rows[0] if name.startswith("score_")][-1]
+        for row in rows:
+            row.update({name: "0" for name in row if name.startswith("score_")} | {last: "1"})
+        teacher.mkdir()
+        write_rows(teacher / "scores.csv", rows)
+        taught = ("train.epochs=4", f'train.teacher="{teacher}"', "train.teacher_weight=1")
+        config = derived(corpus, tmp_path, *TINY, *taught)
+        train(config)
+        member, _ = open_member(Run(config.run_dir), None, config.predict, "", 1)
+        ((_, scores),) = score([member])
+        assert set(scores.argmax(axis=1).tolist()) == {scores.shape[1] - 1}
+
+    def test_recordings_it_does_not_know_keep_their_targets(self, tmp_path):
+        scored = Scored(["b", "z"], ["y", "x"], np.array([0, 1]), np.array([[0.6, 0.4], [1.0, 0.0]]))
+        write_rows(tmp_path / "scores.csv", scored.rows())
+        found = soften(np.eye(2, dtype=np.float32), ["a", "b"], ["x", "y"], tmp_path, 0.5)
+        np.testing.assert_allclose(found, [[1, 0], [0.2, 0.8]])
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            (None, "holds no scores.csv"),
+            ("", "is damaged"),
+            ("media_id,class_id,score_x,score_y\na,x,1\n", "is damaged"),
+            ("media_id,class_id,score_x,score_z\na,x,1,0\n", "other species"),
+            ("media_id,class_id,score_x,score_y\nq,x,1,0\n", "none of these recordings"),
+        ],
+    )
+    def test_what_is_no_teacher(self, tmp_path, text, words):
+        if text is not None:
+            (tmp_path / "scores.csv").write_text(text)
+        with pytest.raises(PipelineError, match=words):
+            soften(np.eye(2, dtype=np.float32), ["a", "b"], ["x", "y"], tmp_path, 0.5)
+
+
 @pytest.fixture
 def by_hand(corpus, tmp_path):
     """Two folds of two recordings, two seeds: (1, 1) and (1, 0) right with the first seed, (0, 1) and (1, 0) then."""
@@ -118,6 +180,11 @@ def test_seeds_and_their_ensemble_by_hand(by_hand, capsys):
     assert summary["top1"]["ensemble"]["value"] == 0.75  # 0.55, 0.65, 0.7, 0.425
     assert summary["map"]["value"] == pytest.approx((0.625 * 8 + 0.375 * 8 * 0.5) / 8)
     assert [row["top1"] for row in read_rows(folder / "folds.csv")] == ["1.0", "0.5", "0.5", "0.5"]
+    scored = read_scored(folder / "scores.csv")
+    assert scored.media_ids == ["10", "11", "20", "21"]
+    assert scored.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(scored.scores[:, 0], [0.55, 0.35, 0.7, 0.575])
+    np.testing.assert_allclose(scored.scores.sum(axis=1), 1)
 
 
 def test_a_seed_that_lacks_a_fold_is_not_in_the_summary(by_hand, capsys):
@@ -149,7 +216,8 @@ def test_official_folds_are_taken_where_there_are_some(corpus, tmp_path):
 
 def test_an_ensemble_is_the_mean_of_the_scores():
     one, two = (
-        Scored(["a", "b"], np.array([0, 1]), np.array(s)) for s in ([[0.9, 0.1], [0.8, 0.2]], [[0.2, 0.8], [0.1, 0.9]])
+        Scored(["a", "b"], ["x", "y"], np.array([0, 1]), np.array(s))
+        for s in ([[0.9, 0.1], [0.8, 0.2]], [[0.2, 0.8], [0.1, 0.9]])
     )
     assert one.figures()["top1"].tolist() == [1, 0]
     assert two.figures()["top1"].tolist() == [0, 1]

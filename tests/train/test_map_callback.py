@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, label_ranking_average_precision_score, log_loss, top_k_accuracy_score
 
-from config import Part
+from config import Part, Predict
 from preprocess.segments import SegmentReader
 from tests.train.conftest import derived
 from train.losses import open_loss
@@ -66,7 +66,7 @@ def pairs_in_order(scores: np.ndarray, positive: np.ndarray) -> float:
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_figures_are_those_of_an_independent_computation(model, reader, background, batch_size):
     loss = open_loss(Part("categorical_crossentropy"))
-    callback = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, batch_size)
+    callback = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict(batch_size=batch_size))
     logs = {"loss": 0.5}
     callback.on_epoch_end(0, logs)
     logits = predictions(model, reader)
@@ -92,7 +92,7 @@ def test_figures_are_those_of_an_independent_computation(model, reader, backgrou
 
 def test_sigmoid_scores_and_loss(model, reader, background):
     loss = open_loss(Part("binary_crossentropy"))
-    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
     logits = [own.astype(np.float64) for own in predictions(model, reader)]
     scores = np.array([(1 / (1 + np.exp(-own))).mean(axis=0) for own in logits])
     targets = np.eye(CLASSES)[np.repeat(LABELS, [len(own) for own in logits])]
@@ -109,7 +109,7 @@ def test_a_network_that_diverged_ranks_everything_last(config, reader, backgroun
     for weight in model.trainable_weights:
         weight.assign(np.full(weight.shape, value))
     loss = open_loss(Part("categorical_crossentropy"))
-    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
     assert np.isnan(found["val_loss"])
     assert found["val_map"] == pytest.approx(1 / CLASSES)
     assert found["val_map_background"] == pytest.approx(((1 + background.sum(axis=1)) / CLASSES).mean())
@@ -124,7 +124,7 @@ def test_a_class_whose_score_is_nan_ranks_last(config, reader, background):
     whole = [own.astype(np.float64) for own in predictions(model, reader)]
     bias = model.layers[-1].get_layer("logits").bias
     bias.assign(np.where(np.arange(CLASSES) == 2, np.nan, bias.numpy()))
-    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, 64).evaluate()
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
     scores = np.array([(1 / (1 + np.exp(-own))).mean(axis=0) for own in whole])
     scores[:, 2] = -1
     main = np.eye(CLASSES, dtype=bool)[LABELS]
@@ -138,4 +138,4 @@ def test_a_network_that_diverged_hits_no_segment(config, reader):
         weight.assign(np.full(weight.shape, np.nan))
     loss, labels = open_loss(Part("categorical_crossentropy")), np.zeros(len(RECORDINGS), int)
     nothing = np.zeros((len(RECORDINGS), CLASSES), bool)
-    assert MAPCallback(model, loss, reader, RECORDINGS, labels, nothing, 64).evaluate()["val_acc"] == 0
+    assert MAPCallback(model, loss, reader, RECORDINGS, labels, nothing, Predict()).evaluate()["val_acc"] == 0

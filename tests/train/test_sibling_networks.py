@@ -1,5 +1,7 @@
 """The networks of the sibling systems: published parameters, shapes worked out by hand, sizes, and that they learn."""
 
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tests.train.small_networks import SMALL
 from train.losses import open_loss
 from train.models import open_network
 from train.models.application import Pixels
-from train.models.resnet import GroupedConv2D, convolve
+from train.models.resnet import GroupedConv2D, Pool, convolve, pool_features
 from train.network import build_model, build_trainer
 
 ENCODING = Encoding("uint8", 0.05, -4.5)
@@ -148,7 +150,7 @@ def test_cuberun_layers():
 
 
 @pytest.mark.parametrize("stages", [(1, 1, 1, 1), (2, 1, 3)])
-@pytest.mark.parametrize("pool", ["mean", "max", "mean_max"])
+@pytest.mark.parametrize("pool", get_args(Pool))
 def test_residual_by_hand(stages, pool):
     """Kernels and batch normalisations counted stage by stage; each stage halves the image."""
     width, classes, channels = 8, 5, 3
@@ -160,7 +162,7 @@ def test_residual_by_hand(stages, pool):
             expected += 4 * before + 9 * before * own + 4 * own + 9 * own * own + shortcut
             before = own
     features = before * (2 if pool == "mean_max" else 1)
-    expected += 4 * before + (features + 1) * classes
+    expected += 4 * before + (features + 1) * classes + (before + 1 if pool == "attention" else 0)
     build, options = open_network(configuration.Model("residual", options={"width": 8, "stages": stages, "pool": pool}))
     network = build((50, 70, channels), classes, **options)
     assert network.count_params() == expected
@@ -169,6 +171,30 @@ def test_residual_by_hand(stages, pool):
     for _ in range(len(stages) + 1):
         size = [-(-n // 2) for n in size]
     assert last.output.shape[1:3] == tuple(size)
+
+
+def test_pooling_of_features():
+    """Against NumPy; the weights of attention are learnt, and are set here."""
+    features = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
+    image = keras.Input((3, 5, 4))
+    found = {}
+    for pool in get_args(Pool):
+        model = keras.Model(image, pool_features(image, pool))
+        if pool == "attention":
+            kernel = np.float32([[1], [-2], [0], [3]])
+            model.set_weights([kernel, np.float32([0.5])])
+        found[pool] = keras.ops.convert_to_numpy(model(features))
+    mean, largest, over_time = features.mean(axis=(1, 2)), features.max(axis=(1, 2)), features.mean(axis=1)
+    powers = np.exp(over_time @ kernel)
+    expected = {
+        "mean": mean,
+        "max": largest,
+        "mean_max": np.concatenate([mean, largest], axis=1),
+        "log_mean_exp": np.log(np.exp(5 * over_time).mean(axis=1)) / 5,
+        "attention": (powers / powers.sum(axis=1, keepdims=True) * over_time).sum(axis=1),
+    }
+    for pool, value in expected.items():
+        np.testing.assert_allclose(found[pool], value, rtol=1e-5, atol=1e-6, err_msg=pool)
 
 
 def test_residual_stages_halve_the_image():

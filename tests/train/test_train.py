@@ -19,7 +19,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 
 import config as configuration
 import train.batches
-from config import Config, ConfigError, PipelineError
+from config import Config, ConfigError, PipelineError, Train
 from predict.predict import load_run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, Species, read_table, write_table
@@ -387,9 +387,10 @@ def test_background_species_are_read(with_background):
     np.testing.assert_array_equal(data.background, expected)
     labels = {media_id: (int(media_id) - 100) % 3 for media_id in row}
     assert data.labels.tolist() == [labels[media_id] for media_id in data.reader.media_id]
-    np.testing.assert_array_equal(data.targets(0.0), np.eye(3)[data.labels])
-    np.testing.assert_allclose(data.targets(0.25), np.eye(3)[data.labels] + 0.25 * expected)
-    assert data.targets(0.25).dtype == np.float32
+    weighted = Train(background_weight=0.25)
+    np.testing.assert_array_equal(data.targets(Train()), np.eye(3)[data.labels])
+    np.testing.assert_allclose(data.targets(weighted), np.eye(3)[data.labels] + 0.25 * expected)
+    assert data.targets(weighted).dtype == np.float32
 
 
 def test_background_weight_holdout_and_what_training_reads(with_background, monkeypatch):
@@ -481,6 +482,29 @@ def score_by_hand(run: Run, config: Config, side: str) -> tuple[np.ndarray, np.n
         powers = np.exp(np.array(logits, np.float64))
         scores.append((powers / powers.sum(axis=1, keepdims=True)).mean(axis=0))
     return np.array(scores), data.background[chosen], data.labels[chosen]
+
+
+# Recordings as classes
+
+
+def test_recordings_can_be_told_apart_without_labels(corpus, home):
+    """Every recording but those of the holdout is a class; another training starts from what was learnt."""
+    options = ("train.holdout=0.3", "train.monitor=last", "train.epochs=12", "train.patience=0")
+    config = derived(corpus, home, *TINY, *options, "train.run=apart", "train.target=recording")
+    train_network(config)
+    run = Run(config.run_dir)
+    sides = run.read_split()
+    known = [kind.class_id for kind in run.read_species()]
+    assert known == [media_id for media_id, side in sides.items() if side == "train"]
+    assert set(sides.values()) == {"train", "unused"}
+    assert len(known) >= 6
+    history = run.read_history()
+    assert history[-1]["val_acc"] > 3 / len(known)
+    assert history[-1]["val_loss"] < history[0]["val_loss"]
+
+    after = derived(corpus, home, *TINY, "train.run=after", f'model.start="{run.folder}"')
+    train_network(after)
+    assert Run(after.run_dir).read_metrics()["validation"]["val_map"] > 0.5
 
 
 # What cannot be trained

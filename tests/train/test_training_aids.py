@@ -153,7 +153,7 @@ def test_figures_per_class_are_those_of_sklearn(whole):
     config, model, loss = load_run(run)
     data = open_dataset(config, open_shards(features_folder(config), "train"))
     chosen = data.side("validation")
-    best = score_recordings(model, loss, data.reader, chosen, 8).argmax(axis=1)
+    best = score_recordings(model, loss, data.reader, chosen, config.predict).argmax(axis=1)
     names = [kind.class_id for kind in data.species]
     report = classification_report(
         data.labels[chosen], best, labels=range(3), target_names=names, output_dict=True, zero_division=np.nan

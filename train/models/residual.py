@@ -1,12 +1,12 @@
 """A pre-activation residual network sized for small corpora (He et al. 2016b, arXiv 1603.05027)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import keras
 from keras import layers
 
 from config import Positive, Share
-from train.models.resnet import finish
+from train.models.resnet import Pool, finish
 
 
 def build(
@@ -14,7 +14,7 @@ def build(
     classes: int,
     width: Positive = 32,
     stages: tuple[Positive, ...] = (1, 1, 1, 1),
-    pool: Literal["mean", "max", "mean_max"] = "mean",
+    pool: Pool = "mean",
     dropout: Share = 0.2,
     momentum: Share = 0.9,
 ) -> keras.Model:
@@ -25,7 +25,7 @@ def build(
         classes: number of outputs.
         width: filters of the first stage; every stage doubles them.
         stages: blocks of two convolutions in each stage; every stage halves the image.
-        pool: of the features over the whole image; mean_max: both, side by side.
+        pool: of the features over the image: see `resnet.pool_features`.
         dropout: before the logits.
         momentum: of the batch normalisation's running statistics.
 

@@ -9,6 +9,8 @@ from keras import layers, ops
 from config import Positive, Share
 from train.devices import has_accelerator
 
+Pool = Literal["mean", "max", "mean_max", "log_mean_exp", "attention"]
+SHARPNESS = 5.0  # of log-mean-exp pooling (BirdNET, Kahl et al. 2021)
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # blocks of each of the four stages
 
 
@@ -97,10 +99,30 @@ def residual_stages(
     return x
 
 
-def finish(image: Any, x: Any, classes: int, dropout: float, name: str, pool: str = "mean") -> keras.Model:
-    """Return the model that pools the features (mean, max or mean_max, both side by side) and classifies them."""
-    mean, largest = layers.GlobalAveragePooling2D(), layers.GlobalMaxPooling2D()
-    x = layers.Concatenate()([mean(x), largest(x)]) if pool == "mean_max" else (mean if pool == "mean" else largest)(x)
+def finish(image: Any, x: Any, classes: int, dropout: float, name: str, pool: Pool = "mean") -> keras.Model:
+    """Return the model that pools features [batch, frequency, time, features] and classifies them."""
+    x = pool_features(x, pool)
     if dropout:
         x = layers.Dropout(dropout)(x)
     return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name=name)
+
+
+def pool_features(x: Any, how: Pool) -> Any:
+    """Return one vector of features per image, [batch, features] (mean_max: twice as many).
+
+    Mean and max go over the whole image, mean_max has both side by side. The others take the mean over frequency and
+    then pool over time: log_mean_exp is log(mean(exp(r x))) / r with r = 5, between mean and max; attention a mean
+    weighted by the soft-max of one learnt score per position (in the way of PANNs, Kong et al. 2020).
+    """
+    if how == "mean":
+        return layers.GlobalAveragePooling2D()(x)
+    if how == "max":
+        return layers.GlobalMaxPooling2D()(x)
+    if how == "mean_max":
+        return layers.Concatenate()([pool_features(x, "mean"), pool_features(x, "max")])
+    over_time = ops.mean(x, axis=1)
+    if how == "log_mean_exp":
+        over_time = ops.cast(over_time, "float32")
+        return (ops.logsumexp(over_time * SHARPNESS, axis=1) - np.log(over_time.shape[1])) / SHARPNESS
+    weights = ops.softmax(layers.Dense(1, dtype="float32", name="time_attention")(over_time), axis=1)
+    return ops.sum(weights * ops.cast(over_time, "float32"), axis=1)
