@@ -157,7 +157,7 @@ class Train:
     mlflow: bool | str = False  # true: track in mlruns/ under `folder`; or the address of a tracking server
     optimizer: Part = field(default_factory=lambda: Part("adamw", {"learning_rate": 3e-4, "weight_decay": 0.01}))
     loss: Part = field(default_factory=lambda: Part("categorical_crossentropy"))
-    augment: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of the augmentation -> its options
+    augment: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> its options; false: leave it out
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,7 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
     if mini:
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
+    _leave_out(tree.get("train"), "augment")
     config = _build(Config, tree, "")
     _refuse_secrets(to_dict(config), "")
     for key, given, _ in (
@@ -422,6 +423,13 @@ def _assign(tree: dict[str, Any], names: list[str], value: Any) -> None:
         for stale in table.keys() - kept:
             del table[stale]
     table[names[-1]] = value
+
+
+def _leave_out(section: Any, key: str) -> None:
+    """Remove what is set to false from a table of tables."""
+    table = section.get(key) if isinstance(section, dict) else None
+    if isinstance(table, dict):
+        section[key] = {name: value for name, value in table.items() if value is not False}
 
 
 def _build(kind: type, table: Any, where: str) -> Any:

@@ -60,6 +60,14 @@ def test_error_names_the_key_what_was_received_and_what_is_accepted(override, wo
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_an_augmentation_of_a_file_can_be_left_out(tmp_path):
+    file = write(tmp_path, "[train.augment]\nmixup = { alpha = 0.3 }\ntime_roll = {}\n")
+    assert load(file, ["train.augment.mixup=false"]).train.augment == {"time_roll": {}}
+    assert load(file, ["train.augment.gain=false"]).train.augment == {"mixup": {"alpha": 0.3}, "time_roll": {}}
+    with pytest.raises(ConfigError, match=r"train\.augment\.mixup.*True.*table"):
+        load(file, ["train.augment.mixup=true"])
+
+
 def test_section_that_is_no_table(tmp_path):
     with pytest.raises(ConfigError, match=r"train.*Received: 5.*table"):
         load(write(tmp_path, "train = 5\n"))
