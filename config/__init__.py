@@ -20,7 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+T = typing.TypeVar("T")
+
 PROJECT = Path(__file__).resolve().parents[1]
+VERSION = "0.1.0"  # of this software, as in pyproject.toml
 MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -162,10 +165,15 @@ class Train:
 
 @dataclass(frozen=True)
 class Predict:
-    """The prediction CSV."""
+    """Rankings and detections."""
 
-    top: Count = 0  # species per recording, best first; 0: all
-    shifts: Positive = 1  # of the segments in time, whose scores are averaged: 2 scores one every half segment
+    top: Count = 0  # species of a recording or segment, best first; 0: all
+    pool: Literal["", "mean", "max", "log_mean_exp", "squared", "share"] = ""  # from the scores of the segments to that
+    # of the recording (predict/detections.py); empty: by the rule of the loss, the mean for most
+    hop: NonNegative = 0.0  # seconds between the beginnings of segments; 0: their length, so that none overlap
+    smooth: bool = False  # average the scores of a segment with those of its neighbours, for detections
+    minimum: Share = 0.25  # score of a detection
+    merge: bool = True  # make one detection of consecutive segments with the same species
     batch_size: Positive = 64
 
 
@@ -430,6 +438,17 @@ def _leave_out(section: Any, key: str) -> None:
     table = section.get(key) if isinstance(section, dict) else None
     if isinstance(table, dict):
         section[key] = {name: value for name, value in table.items() if value is not False}
+
+
+def change(section: T, where: str, **values: Any) -> T:
+    """Return a section with other values of some fields.
+
+    Raises:
+        ConfigError: for a value of the wrong type or out of its limits.
+    """
+    hints = typing.get_type_hints(type(section), include_extras=True)
+    checked = {name: _check(value, hints[name], f"{where}.{name}") for name, value in values.items()}
+    return dataclasses.replace(section, **checked)
 
 
 def _build(kind: type, table: Any, where: str) -> Any:

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Stage 5: rank the species of recordings with a trained run.
+"""Stage 5: rank the species of recordings with a trained run, and find when each is heard.
 
 python predict/predict.py                              # test set of the last run
 python predict/predict.py --run runs/demo-alexnet      # test set of a certain run
-python predict/predict.py path/to/recordings --top 5   # any folder or file of audio
+python predict/predict.py path/to/recordings --top 5   # folders and files of audio
+python predict/predict.py day1 day2 --format csv --format raven   # detections with start and end
 python predict/predict.py --run runs/a --run runs/b    # the mean scores of several runs
 
-Writes predict/<run>.csv or predict/<run>-<input>.csv: MediaId;ClassId;probability, best first. The front end, the
-mask, the normalisation and the classes are those of the run.
+Writes predict/<run>.csv or predict/<run>-<input>.csv: MediaId;ClassId;probability, best first; or what --format says.
+The front end, the mask, the normalisation and the classes are those of the run. The same command goes on after an
+interruption; what is scored is kept, so that another format or minimum takes seconds.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -20,6 +22,9 @@ if not __package__:  # run as a file: import from the project, in its environmen
 import argparse
 import dataclasses
 import hashlib
+import inspect
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,18 +32,20 @@ from typing import Any
 
 import numpy as np
 
-from config import PROJECT, Config, Data, PipelineError, Predict
-from config.commandline import add_jobs_argument, log, progress, run
-from predict.runfile import write_run_file
-from preprocess.fetchData import fetch
+from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, change
+from config.commandline import add_jobs_argument, log, run
+from predict.detections import POOLS, Result, detect, lay_onto, smooth
+from predict.formats import Facts, formats
+from predict.scores import Scores, make_scores, read_scores, scores_folder
+from preprocess.fetchData import fetch, read_description
 from preprocess.loadData import features_folder, load
 from preprocess.recipes import open_recipe
-from preprocess.recordings import Recording, read_table
+from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
-from preprocess.segments import SegmentReader, open_shards
+from preprocess.segments import open_shards
+from preprocess.shards import Shard
 from train.run import MONITORS, Run, last_run
 
-RECORDINGS_AT_ONCE = 64  # scored together; bounds the memory
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
@@ -59,25 +66,31 @@ def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
     return config, model, open_loss(config.train.loss, noise_class)
 
 
-def as_input(config: Config, path: Path) -> Config:
-    """Return the configuration with a folder or file of audio as its corpus, in a working folder of its own."""
-    path = path.expanduser().resolve()
-    mark = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()[:8]
-    data = Data("folder", f"predict-{path.stem or 'root'}-{mark}", config.data.folder, options={"root": str(path)})
+def as_input(config: Config, inputs: Sequence[Path]) -> Config:
+    """Return the configuration with folders and files of audio as its corpus, in a working folder of its own."""
+    paths = sorted({path.expanduser().resolve() for path in inputs})
+    root, options = paths[0], {}
+    if len(paths) > 1:
+        root = Path(os.path.commonpath(paths))
+        options = {"inputs": tuple(str(path.relative_to(root)) for path in paths)}
+    mark = hashlib.sha256("\0".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()[:8]
+    name = f"predict-{root.stem or 'root'}-{mark}"
+    data = Data("folder", name, config.data.folder, options={"root": str(root), **options})
     return dataclasses.replace(config, data=data)
 
 
-def open_view(config: Config, stamp_recipe: str) -> SegmentReader | None:
-    """Return the view of the test part that the network expects, or None where it holds no recording.
+def open_test_part(config: Config, recipe: str) -> list[Shard]:
+    """Return the shards of the test part of a corpus.
 
     Raises:
-        PipelineError: if the features were made by another recipe than that of the run.
+        PipelineError: if they were made by another recipe than that of the run, or hold no recording.
     """
     shards = open_shards(features_folder(config), "test")
-    if any(shard.recipe != stamp_recipe for shard in shards):
+    if any(shard.recipe != recipe for shard in shards):
         raise PipelineError(f"{features_folder(config)} was made by another recipe than the run was trained with.")
-    features = config.features
-    return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns) if shards else None
+    if not any(shard.media_id for shard in shards):
+        raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
+    return shards
 
 
 def find_trained_on(target: Run, scored: Config) -> set[str]:
@@ -120,138 +133,256 @@ def warn_of_trained_on(target: Run, seen: set[str], scored: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A trained network, and recordings as it hears them."""
+    """A run, and where its scores of the recordings are."""
 
-    model: Any
+    target: Run
+    config: Config  # of the run, with the corpus that is scored
     loss: Any
-    reader: SegmentReader
-    settings: Predict
+    shards: list[Shard]
+    folder: Path
 
-    def score(self, recordings: np.ndarray) -> np.ndarray:
-        """Return scores, float64 [recordings, classes].
-
-        Raises:
-            PipelineError: if they are no numbers.
-        """
-        from train.scoring import score_recordings
-
-        scores = score_recordings(self.model, self.loss, self.reader, recordings, self.settings)
-        if not np.isfinite(scores).all():
-            raise PipelineError(
-                "The network's scores are not finite: its training diverged. Train it with other settings."
-            )
-        return scores
+    def results(self) -> Iterator[tuple[Scores, np.ndarray, np.ndarray]]:
+        """Yield, per recording, its logits, the scores of its segments, and its ranking by the rule of the loss."""
+        for found in read_scores(self.folder, self.shards):
+            scores = self.loss.segment_scores(found.logits).astype(np.float64)
+            ranking = self.loss.recording_scores(found.logits) if self.loss.whole else scores.mean(axis=0)
+            yield found, scores, np.asarray(ranking, np.float64)
 
 
-def score(members: Sequence[Member]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-    """Yield media ids and mean scores of the members, float64 [recordings, classes], a few recordings at a time."""
-    media_ids = members[0].reader.media_id
-    for low in progress(
-        range(0, len(media_ids), RECORDINGS_AT_ONCE),
-        -(-len(media_ids) // RECORDINGS_AT_ONCE),
-        f"x {RECORDINGS_AT_ONCE} recordings",
-    ):
-        recordings = np.arange(low, min(low + RECORDINGS_AT_ONCE, len(media_ids)))
-        yield media_ids[low : low + RECORDINGS_AT_ONCE], np.mean([m.score(recordings) for m in members], axis=0)
-
-
-def open_member(target: Run, source: Path | None, settings: Predict, monitor: str, jobs: int) -> tuple[Member, Config]:
-    """Return a run's network with the recordings that it shall score, and the configuration of their corpus.
+def open_member(target: Run, inputs: Sequence[Path], settings: Predict, monitor: str = "", jobs: int = 1) -> Member:
+    """Let a run score the test part of its corpus or other recordings; what is scored already is not scored again.
 
     Raises:
         PipelineError: if there is nothing to predict or the run cannot be used.
     """
-    config = target.read_config()
-    if source:
-        config = as_input(config, source)
+    config = dataclasses.replace(target.read_config(), predict=settings)
+    monitor = monitor or config.train.monitor
+    if inputs:
+        config = as_input(config, inputs)
         fetch(config, jobs)
         resample(config, jobs)
         load(config, jobs)
-    reader = open_view(config, target.read_stamp().recipe)
-    if reader is None or not len(reader):
-        raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
-    warn_of_trained_on(target, find_trained_on(target, config), len(reader))
-    _, model, loss = load_run(target, monitor)
-    return Member(model, loss, reader, settings), config
+    shards = open_test_part(config, target.read_stamp().recipe)
+    warn_of_trained_on(target, find_trained_on(target, config), sum(len(shard.media_id) for shard in shards))
+    from train.losses import open_loss
+
+    folder, started = scores_folder(config, target, monitor), time.monotonic()
+    count, seconds = make_scores(folder, config, shards, lambda: load_run(target, monitor)[1])
+    if count:
+        spent = time.monotonic() - started
+        log(
+            f"{target.folder.name} ({monitor} weights): {count} segments scored in {spent:.1f} s, "
+            f"{seconds / spent:.0f} times real time"
+        )
+    else:
+        log(f"{target.folder.name} ({monitor} weights): everything was scored before")
+    return Member(target, config, open_loss(config.train.loss, config.train.noise_class > 0), shards, folder)
+
+
+def combine(members: Sequence[Member], settings: Predict, minimum: np.ndarray) -> Iterator[Result]:
+    """Yield the result of every recording: the mean of the members, pooled, smoothed and searched for detections.
+
+    The segments are those of the first member; scores of members with other segments are laid onto them by overlap.
+    """
+    config = members[0].config
+    rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+    root = Path(read_description(config.corpus_dir).get("root", ""))
+    for together in zip(*(member.results() for member in members), strict=True):
+        found = together[0][0]
+        scores = np.mean([lay_onto(found.seconds, other.seconds, own) for other, own, _ in together], axis=0)
+        by_rule = np.mean([own for _, _, own in together], axis=0)
+        ranking = POOLS[settings.pool](scores) if settings.pool else by_rule
+        shown = smooth(scores) if settings.smooth else scores
+        row = rows[found.media_id]
+        detections = detect(found.seconds, shown, minimum, settings)
+        yield Result(row, root / row.file, found.seconds, shown, ranking, detections)
 
 
 def predict(
     targets: Sequence[Run],
-    source: Path | None = None,
+    inputs: Sequence[Path] = (),
     output: Path | None = None,
+    names: Sequence[str] = ("birdclef2016",),
     monitor: str = "",
     jobs: int = 1,
-    **settings: int,
-) -> Path:
-    """Write the prediction CSV of a test set, or of a folder or file of audio.
+    rows: Path | None = None,
+    discard: bool = False,
+    **settings: Any,
+) -> list[Path]:
+    """Write predictions for a test part, or for folders and files of audio.
 
     Args:
         targets: runs whose scores are averaged; all of the same species.
-        source: folder or file of audio; None: the test part of the first run's corpus.
-        output: the CSV; None: predict/<runs>[-<input>].csv.
+        inputs: folders and files of audio; none: the test part of the first run's corpus.
+        output: the file, or with several formats the folder of the files; None: predict/<runs>[-<input>].csv.
+        names: formats, see `predict.formats`.
         monitor: which weights; empty: by train.monitor of each run.
-        jobs: processes; 0: one per core.
+        jobs: processes.
+        rows: test.csv or sample_submission.csv of a competition.
+        discard: remove the working folder of the inputs afterwards.
         settings: fields of `config.Predict` in place of those of the first run.
+
+    Returns:
+        The files.
 
     Raises:
         PipelineError: if there is nothing to predict, or the runs cannot be used, alone or together.
     """
     first = targets[0]
-    chosen = dataclasses.replace(first.read_config().predict, **settings)
-    classes = [species.class_id for species in first.read_species()]
-    members = []
+    chosen = change(first.read_config().predict, "predict", **settings)
+    species = first.read_species()
+    members: list[Member] = []
     for target in targets:
-        if [species.class_id for species in target.read_species()] != classes:
+        if [kind.class_id for kind in target.read_species()] != [kind.class_id for kind in species]:
             raise PipelineError(f"{first.folder} and {target.folder} know other species; they have no common ranking.")
-        member, config = open_member(target, source, chosen, monitor, jobs)
-        if members and member.reader.media_id != members[0].reader.media_id:
+        members.append(open_member(target, inputs, chosen, monitor, jobs))
+        ids = [[media_id for shard in member.shards for media_id in shard.media_id] for member in members]
+        if ids[-1] != ids[0]:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
-        members.append(member)
-    name = "+".join(target.folder.name for target in targets[:MOST_NAMED])
-    name += f"+{len(targets) - MOST_NAMED}" if len(targets) > MOST_NAMED else ""
-    ending = f"-{source.expanduser().resolve().stem or 'root'}" if source else ""
-    output = output or PROJECT / "predict" / f"{name}{ending}.csv"
-    started = time.monotonic()
-    count = write_run_file(output, score(members), classes, chosen.top)
-    seconds = time.monotonic() - started
-    manifest = read_table(config.corpus_dir / "recordings.csv", Recording)
-    length = sum(row.duration for row in manifest if row.part == "test")
-    log(
-        f"{output}: {count} recordings x {min(chosen.top or len(classes), len(classes))} species by "
-        f"{monitor or config.train.monitor} weights of {name}; "
-        f"scored in {seconds:.1f} s, {length / seconds:.0f} times real time"
+    recipe = open_recipe(members[0].config.features)
+    minimum = np.full(len(species), chosen.minimum)
+    facts = Facts(
+        species,
+        model="+".join(target.folder.name for target in targets),
+        recipe=members[0].shards[0].recipe,
+        version=VERSION,
+        settings=chosen,
+        minimum=minimum,
+        highest=recipe.sample_rate / 2,
+        rows=rows,
     )
-    return output
+    count = Tally()
+    written = []
+    for name in names:
+        write, ending = formats()[name]
+        path = output_path(output, targets, inputs, name, ending, len(names))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(count.over(combine(members, chosen, minimum)), path, facts)
+        written.append(path)
+    report(members[0].config, facts, count, written)
+    if discard and inputs:
+        for member in members:
+            shutil.rmtree(member.config.corpus_dir, ignore_errors=True)
+    return written
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was found, counted while it is written."""
+
+    recordings: int = 0
+    detections: int = 0
+    species: set[int] = dataclasses.field(default_factory=set)
+    best: float = 0.0  # score of any segment
+
+    def over(self, results: Iterator[Result]) -> Iterator[Result]:
+        """Yield results and count them anew."""
+        self.recordings = self.detections = 0
+        for result in results:
+            self.recordings += 1
+            self.detections += len(result.detections)
+            self.species |= {found.species for found in result.detections}
+            self.best = max(self.best, float(result.scores.max(initial=0.0)))
+            yield result
+
+
+def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) -> None:
+    """Say what was written, what was left out, and loudly if nothing was detected."""
+    rejected = config.corpus_dir / "rejected.csv"
+    rejects = read_table(rejected, Reject) if rejected.exists() else []
+    for path in written:
+        log(f"{path}: {count.recordings} recordings x {len(facts.species)} species by {facts.model}")
+    log(
+        f"{tally(count.recordings, rejects)}; {count.detections} detections of {len(count.species)} species with a "
+        f"score of {facts.settings.minimum:g} or more"
+    )
+    if rejects:
+        log(f"what was rejected is listed in {rejected}")
+    if not count.detections:
+        log(
+            f"warning: NOTHING was detected: the best score of any segment is {count.best:.3f}, the least that counts "
+            f"{facts.settings.minimum:g} (--minimum)"
+        )
+
+
+def output_path(
+    output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], name: str, ending: str, count: int
+) -> Path:
+    """Return where a format is written."""
+    if output and count == 1:
+        return output
+    stem = joined([target.folder.name for target in targets])
+    if inputs:
+        stem += "-" + joined([path.expanduser().resolve().stem or "root" for path in inputs])
+    if name != "birdclef2016":
+        stem += f"-{name}"
+    return (output or PROJECT / "predict") / f"{stem}{ending.removesuffix('/')}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names with + between them, at most three."""
+    return "+".join([*names[:MOST_NAMED], *([str(len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else [])])
 
 
 def main() -> None:
-    """Rank the species of recordings with a trained run."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("input", nargs="?", type=Path, help="folder or file of audio (default: the run's test set)")
+    """Rank the species of recordings, and find when they are heard, with trained runs."""
+    parser = argparse.ArgumentParser(
+        description=main.__doc__, epilog=formats_help(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="folders (all depths) and files of audio (default: the test part of the run's corpus)",
+    )
     parser.add_argument(
         "--run",
         type=Path,
         action="append",
         help="run directory (default: the one finished last); given several times, the scores are averaged",
     )
-    parser.add_argument("--output", type=Path, help="CSV to write (default: predict/<run>[-<input>].csv)")
-    parser.add_argument("--top", type=int, help="species per recording, 0: all (default: predict.top of the run)")
     parser.add_argument(
-        "--shifts", type=int, help="segments per length of a segment, averaged (default: predict.shifts of the run)"
+        "--format", choices=[*formats()], action="append", metavar="NAME", help="see below; may be given several times"
     )
+    parser.add_argument(
+        "--output", type=Path, help="file, or folder for several formats (default: predict/<run>[-<input>]...)"
+    )
+    parser.add_argument("--top", type=int, help="species per recording and segment, 0: all")
+    parser.add_argument("--pool", choices=[*POOLS], help="how segments make the score of a recording")
+    parser.add_argument("--hop", type=float, help="seconds from segment to segment, 0: their length")
+    parser.add_argument("--smooth", action=argparse.BooleanOptionalAction, help="average with neighbours in time")
+    parser.add_argument("--minimum", type=float, help="least score of a detection")
+    parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="join consecutive detections")
+    parser.add_argument("--rows", type=Path, help="test.csv or sample_submission.csv, for the formats kaggle20..")
     parser.add_argument(
         "--weights", choices=[*MONITORS], default="", help="best by (default: train.monitor of the run)"
     )
+    parser.add_argument(
+        "--discard", action="store_true", help="remove the working folder of the inputs at the end; it is not resumed"
+    )
     add_jobs_argument(parser)
     args = parser.parse_args()
-    if args.top is not None and args.top < 0:
-        parser.error("--top is 0 or a number of species")
-    if args.shifts is not None and args.shifts < 1:
-        parser.error("--shifts is at least 1")
     targets = [Run(folder) for folder in args.run] if args.run else [last_run(PROJECT / "runs")]
-    given = {"top": args.top, "shifts": args.shifts}
-    settings = {name: value for name, value in given.items() if value is not None}
-    predict(targets, args.input, args.output, args.weights, args.jobs, **settings)
+    settings = {name: getattr(args, name) for name in ("top", "pool", "hop", "smooth", "minimum", "merge")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    predict(
+        targets,
+        args.inputs,
+        args.output,
+        list(dict.fromkeys(args.format or ["birdclef2016"])),
+        args.weights,
+        args.jobs,
+        args.rows,
+        args.discard,
+        **settings,
+    )
+
+
+def formats_help() -> str:
+    """Return the table of formats for --help."""
+    lines = [f"  {name:26}{inspect.getdoc(write).splitlines()[0]}" for name, (write, _) in formats().items()]
+    return "formats:\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class SegmentReader:
         first = shards[0]
         self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset, first.fill_value)
         self.dtype, self.shape, self.cell_frames = first.frames.dtype, first.frames.shape[1:], first.cell_frames
-        self.fill = self.encoding.fill_code
+        self.fill, self.frame_rate = self.encoding.fill_code, first.frame_rate
         self.read_bytes = 0
         self.band_of_bin = np.repeat(np.arange(len(first.edges) - 1), np.diff(first.edges))
         self.in_cell = np.arange(self.cell_frames)
@@ -81,17 +81,40 @@ class SegmentReader:
         """Return the length of a recording's view in frames; that of the recording where all was dropped."""
         return int(self.lengths[recording] or self.frame_count[recording])
 
-    def segment_starts(self, recording: int, shifts: int = 1) -> list[int]:
+    def segment_starts(self, recording: int, hop: float = 0.0) -> list[int]:
         """Return the first frame of each segment of a recording: ceil(frames / segment) consecutive ones, at least 1.
 
-        With shifts, segments follow each other by 1 / shifts of their length, and what is shorter than a segment is
-        read at so many positions in it, from its end to its beginning.
+        With a hop in seconds, 0 being the length of a segment, one begins every hop, and what is shorter than a
+        segment is read at positions in it that are at least a hop apart, from its end to its beginning.
+
+        Raises:
+            PipelineError: if the hop is longer than a segment.
         """
-        size = self.segment_frames
-        spare = self.frames_left(recording) - size
-        if spare < 0:
-            return sorted({round(spare * k / max(1, shifts - 1)) for k in range(shifts)})
-        return [*range(0, spare, max(1, size // shifts)), spare]
+        step = max(1, round(hop * self.frame_rate)) if hop else self.segment_frames
+        if step > self.segment_frames:
+            raise PipelineError(
+                f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
+                f"{self.segment_frames / self.frame_rate:g} s of a segment, so that nothing is left out."
+            )
+        spare = self.frames_left(recording) - self.segment_frames
+        if spare >= 0:
+            return [*range(0, spare, step), spare]
+        gaps = -spare // step
+        return [round(spare * (gaps - k) / gaps) for k in range(gaps)] + [0]
+
+    def spans(self, recording: int, starts: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return where the segments of a recording lie in it, in frames of the whole recording, int64 [n, 2].
+
+        From the first frame of each to behind its last one, without padding. Frames that the view leaves out may lie
+        in between.
+        """
+        length = self.frames_left(recording)
+        first = np.clip(np.asarray(starts, np.int64), 0, length - 1)
+        last = np.clip(np.asarray(starts, np.int64) + self.segment_frames, 1, length) - 1
+        if self.columns and self.lengths[recording]:
+            cells = self._kept(recording).nonzero()[0] * self.cell_frames
+            first, last = (cells[i // self.cell_frames] + i % self.cell_frames for i in (first, last))
+        return np.stack([first, last + 1], axis=1)
 
     def read(self, recordings: Sequence[int] | np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read one segment per pair of recording and first frame; a negative first frame pads on the left.
@@ -168,11 +191,11 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
     return [open_shard(path) for path in paths]
 
 
-def list_segments(reader: SegmentReader, recordings: Iterable[int], shifts: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def list_segments(reader: SegmentReader, recordings: Iterable[int], hop: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Return all segments of some recordings: the recording and the first frame of each, int64 [segments]."""
     owners, starts = [], []
     for recording in recordings:
-        own = reader.segment_starts(int(recording), shifts)
+        own = reader.segment_starts(int(recording), hop)
         owners += [int(recording)] * len(own)
         starts += own
     return np.array(owners, np.int64), np.array(starts, np.int64)

@@ -54,6 +54,7 @@ class Shard:
     add_offset: float
     fill_value: float  # that padding and dropped cells decode to
     recipe: str  # JSON
+    frame_rate: float  # frames per second
 
 
 def write_shard(
@@ -267,6 +268,7 @@ def open_shard(path: Path) -> Shard:
                 float(frames.attrs["add_offset"]),
                 float(frames.attrs["fill_value"]),
                 str(file.attrs["recipe"]),
+                float(file.attrs["frame_rate"]),
             )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None

@@ -46,7 +46,7 @@ class MAPCallback(keras.callbacks.Callback):
         super().__init__()
         self.scored, self.loss, self.reader = model, loss, reader
         self.recordings, self.labels, self.batch_size = recordings, labels, settings.batch_size
-        self.owners, self.starts = list_segments(reader, recordings, settings.shifts)
+        self.owners, self.starts = list_segments(reader, recordings, settings.hop)
         self.main = np.zeros_like(background)
         self.main[np.arange(len(labels)), labels] = True
         self.relevant = self.main | background

@@ -52,6 +52,10 @@ _FREE = frozenset(
         "train.histograms",
         "train.mlflow",
         "predict.top",
+        "predict.pool",
+        "predict.smooth",
+        "predict.minimum",
+        "predict.merge",
         "predict.batch_size",
     )
 )
@@ -82,6 +86,17 @@ class Run:
     def best_weights(self, monitor: str = "val_map") -> Path:
         """Return the path of the best weights by val_map, val_loss or val_acc, or of the last ones."""
         return self.folder / f"{'' if monitor == 'last' else 'best_'}{monitor}.weights.h5"
+
+    def find_weights(self, monitor: str) -> Path:
+        """Return the path of the best weights.
+
+        Raises:
+            PipelineError: if they are missing.
+        """
+        path = self.best_weights(monitor)
+        if not path.exists():
+            raise PipelineError(f"{path} is missing; the run has not finished an epoch, or it was removed.")
+        return path
 
     # Starting and resuming
 
@@ -191,9 +206,7 @@ class Run:
         Raises:
             PipelineError: if they are missing, damaged or of another network.
         """
-        path = self.best_weights(monitor)
-        if not path.exists():
-            raise PipelineError(f"{path} is missing; the run has not finished an epoch, or it was removed.")
+        path = self.find_weights(monitor)
         try:
             model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:

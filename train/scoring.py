@@ -65,7 +65,7 @@ def score_recordings(
     model: keras.Model, loss: Loss, reader: SegmentReader, recordings: Sequence[int] | np.ndarray, settings: Predict
 ) -> np.ndarray:
     """Return the scores of recordings, float64 [recordings, species]."""
-    owners, starts = list_segments(reader, recordings, settings.shifts)
+    owners, starts = list_segments(reader, recordings, settings.hop)
     return recording_scores(
         loss, segment_logits(model, reader, owners, starts, settings.batch_size), owners, recordings
     )

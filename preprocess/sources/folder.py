@@ -15,6 +15,7 @@ class Source:
     """All audio under a folder, any depth; the MediaId is the path relative to it."""
 
     root: str = ""  # folder, or one audio file
+    inputs: tuple[str, ...] = ()  # only these files and folders, relative to root; empty: everything
 
     def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
         """Return the folder or file.
@@ -25,13 +26,22 @@ class Source:
         path = Path(self.root).expanduser().resolve()
         if not self.root or not path.exists():
             raise PipelineError(f"There is no file or folder {self.root!r}.")
+        for place in self.roots(path):
+            if not place.exists():
+                raise PipelineError(f"There is no file or folder {str(place)!r}.")
         return path
+
+    def roots(self, root: Path) -> list[Path]:
+        """Return the files and folders that are read."""
+        return [root / name for name in self.inputs] or [root]
 
     def read(self, root: Path) -> Corpus:
         """Return one unlabelled recording of the test part for every audio file."""
         if root.is_file():
             return Corpus([_recording(root.name)], [])
-        files = [Path(top) / name for top, _, names in os.walk(root) for name in names]
+        places = self.roots(root)
+        files = {place for place in places if place.is_file()}
+        files |= {Path(top) / name for place in places for top, _, names in os.walk(place) for name in names}
         recordings, rejects = [], []
         for file in sorted(file for file in files if audio.is_audio(file)):
             name = file.relative_to(root).as_posix()

@@ -426,3 +426,8 @@ class TestCommand:
 
 def test_a_configuration_error_is_a_pipeline_error():
     assert issubclass(ConfigError, PipelineError)
+
+
+def test_the_version_is_that_of_the_package():
+    with (PROJECT / "pyproject.toml").open("rb") as stream:
+        assert tomllib.load(stream)["project"]["version"] == configuration.VERSION

@@ -29,7 +29,8 @@ CLASSES = ["aaaaaa", "bbbbbb", "cccccc"]
 
 
 def run_predict(run, source, output, monitor="val_map", jobs=1, **settings) -> dict[str, dict[str, float]]:
-    assert predict([run], source, output, monitor, jobs, **settings) == output
+    inputs = [source] if source else []
+    assert predict([run], inputs, output, monitor=monitor, jobs=jobs, **settings) == [output]
     return read_run_file(output)
 
 
@@ -105,7 +106,7 @@ def test_top(run_of_birds, expected, tmp_path, top, lines):
 
 
 def test_neither_batches_nor_blocks_change_the_scores(run_of_birds, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr("predict.predict.RECORDINGS_AT_ONCE", 2)
+    monkeypatch.setattr("predict.scores.SEGMENTS_AT_ONCE", 2)
     run = copied(run_of_birds, tmp_path)
     config = run.read_config()
     assert config.predict.batch_size == 8
@@ -125,11 +126,11 @@ def test_the_weights_are_those_asked_for(run_of_birds, tmp_path, monitor):
     run_predict(run, None, tmp_path / "run.csv", monitor=monitor)
 
 
-def test_shifts_average_overlapping_segments(run_of_birds, tmp_path):
+def test_overlapping_segments(run_of_birds, tmp_path):
     config, model, _ = load_run(run_of_birds)
     shards = open_shards(features_folder(config), "test")
     reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
-    found = run_predict(run_of_birds, None, tmp_path / "run.csv", shifts=8)
+    found = run_predict(run_of_birds, None, tmp_path / "run.csv", hop=0.608)
     for i, media_id in enumerate(reader.media_id):
         last = reader.frames_left(i) - 310
         starts = [*range(0, last, 38), last]
@@ -152,7 +153,7 @@ def test_the_scores_of_several_runs_are_averaged(run_of_birds, expected, tmp_pat
     options = ["--run", run_of_birds.folder, "--run", other.folder, "--output", tmp_path / "both.csv"]
     result = run_script("predict/predict.py", *options)
     assert result.returncode == 0, result.stderr
-    assert "weights of birds+birds;" in result.stdout
+    assert "by birds+birds\n" in result.stdout
     found = read_run_file(tmp_path / "both.csv")
     assert list(found) == list(expected)
     for media_id, own in found.items():
@@ -166,7 +167,7 @@ def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path):
     text = (other.folder / "classes.csv").read_text()
     (other.folder / "classes.csv").write_text(text.replace("bbbbbb", "dddddd"))
     with pytest.raises(PipelineError, match="know other species"):
-        predict([run_of_birds, other], None, tmp_path / "refused.csv")
+        predict([run_of_birds, other], [], tmp_path / "refused.csv")
     assert not (tmp_path / "refused.csv").exists()
 
 
@@ -283,6 +284,73 @@ def test_the_test_part_was_not_trained_on(run_of_birds, tmp_path, capsys):
     assert "TRAINED" not in capsys.readouterr().out
 
 
+# Several inputs, several formats, detections
+
+
+def test_files_and_folders_together(run_of_birds, expected, folder, test_sounds, tmp_path):
+    inputs = [folder / "a", folder / "UPPER.WAV"]
+    assert predict([run_of_birds], inputs, tmp_path / "run.csv") == [tmp_path / "run.csv"]
+    found = read_run_file(tmp_path / "run.csv")
+    assert set(found) == set(ORIGINAL)  # relative to what they have in common
+    for name, original in ORIGINAL.items():
+        assert found[name] == pytest.approx(expected[original], abs=1e-4)
+    assert predict([run_of_birds], [folder, folder / "a"], tmp_path / "both.csv")
+    assert set(read_run_file(tmp_path / "both.csv")) == set(ORIGINAL)
+    with pytest.raises(PipelineError, match=r"There is no file or folder .*gone"):
+        predict([run_of_birds], [folder / "a", folder / "gone"], tmp_path / "refused.csv")
+
+
+def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp_path, monkeypatch):
+    predict([run_of_birds], [folder], tmp_path / "before.csv")
+    monkeypatch.setattr("train.scoring.segment_logits", None)  # everything is scored
+    written = predict([run_of_birds], [folder], tmp_path / "out", ["birdclef2016", "csv", "audacity"], top=1)
+    assert [path.name for path in written] == [
+        "birds-My Birds.csv",
+        "birds-My Birds-csv.csv",
+        "birds-My Birds-audacity",
+    ]
+    assert len(read_run_file(written[0])) == 3
+    with written[1].open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["file"]: row["class_id"] for row in rows} == {name: TRUTH[own] for name, own in ORIGINAL.items()}
+    assert sorted(path.relative_to(written[2]).as_posix() for path in written[2].rglob("*.txt")) == sorted(
+        f"{name}.txt" for name in ORIGINAL
+    )
+
+
+def test_detections_are_in_the_time_of_the_recording(run_of_birds, test_sounds, tmp_path, capsys):
+    """Sound between long silences, which the mask drops: a detection begins and ends with the sound."""
+    samples, rate = soundfile.read(test_sounds / "RN112.wav")
+    birds = tmp_path / "late"
+    birds.mkdir()
+    quiet = np.zeros(20 * rate)
+    soundfile.write(birds / "late.wav", np.concatenate([quiet, samples, quiet]), rate)
+    (path,) = predict([run_of_birds], [birds], tmp_path / "late.csv", ["csv"], top=1)
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert max(rows, key=lambda row: float(row["score"]))["class_id"] == TRUTH["112"]
+    assert min(float(row["start"]) for row in rows) == pytest.approx(20, abs=0.5)
+    assert max(float(row["end"]) for row in rows) == pytest.approx(20 + len(samples) / rate, abs=0.5)
+    predict([run_of_birds], [birds], tmp_path / "late.csv", ["csv"], minimum=1.0)
+    assert "warning: NOTHING was detected: the best score of any segment is 0." in capsys.readouterr().out
+    assert len((tmp_path / "late.csv").read_text().splitlines()) == 1
+
+
+def test_the_working_folder_can_be_discarded(run_of_birds, folder, trained, tmp_path):
+    birds = tmp_path / "discarded"
+    shutil.copytree(folder, birds)
+    home = trained.corpus_dir.parent
+    predict([run_of_birds], [birds], tmp_path / "run.csv", discard=True)
+    assert len(read_run_file(tmp_path / "run.csv")) == 3
+    assert not list(home.glob("predict-discarded-*"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("minimum", 2.0), ("hop", -1.0), ("top", -1), ("pool", "median")])
+def test_settings_out_of_their_limits(run_of_birds, tmp_path, name, value):
+    with pytest.raises(PipelineError, match=rf"predict\.{name}.*Received: '?{value}"):
+        predict([run_of_birds], [], tmp_path / "refused.csv", **{name: value})
+
+
 # What cannot be predicted
 
 
@@ -294,7 +362,7 @@ def copied(run: Run, folder: Path) -> Run:
 def assert_refused(run, source, tmp_path, words) -> None:
     """One clear line, and no file that would look like a result."""
     with pytest.raises(PipelineError, match=words) as error:
-        predict([run], source, tmp_path / "refused.csv")
+        predict([run], [source] if source else [], tmp_path / "refused.csv")
     assert str(error.value).isprintable()
     assert not (tmp_path / "refused.csv").exists()
 
@@ -379,7 +447,8 @@ def test_command(run_of_birds, folder, expected, tmp_path):
     assert {name: max(own, key=own.get) for name, own in read_run_file(output).items()} == {
         name: TRUTH[original] for name, original in ORIGINAL.items()
     }
-    assert f"{output}: 3 recordings x 1 species by val_map weights of birds" in done.stdout
+    assert f"{output}: 3 recordings x 3 species by birds" in done.stdout
+    assert "3 recordings taken, 0 rejected; 3 detections of 3 species with a score of 0.25 or more" in done.stdout
 
 
 def test_command_with_nothing_to_predict_ends_in_one_line(run_of_birds, tmp_path):

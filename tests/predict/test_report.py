@@ -65,7 +65,7 @@ def run(run_of_birds, tmp_path) -> Run:
 @pytest.fixture(scope="module")
 def predictions(run_of_birds, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("predictions") / "birds.csv"
-    return predict([run_of_birds], None, path).read_text()
+    return predict([run_of_birds], [], path)[0].read_text()
 
 
 def report(run: Run) -> Page:

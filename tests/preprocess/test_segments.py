@@ -48,6 +48,7 @@ def make_shard(rng: np.random.Generator, counts: list[int], dtype: str, edges, c
         add_offset=offset,
         fill_value=0.0,
         recipe="{}",
+        frame_rate=10.0,
     )
 
 
@@ -157,24 +158,47 @@ class TestStarts:
         assert starts == sorted(set(starts))
 
     @pytest.mark.parametrize(
-        ("frames", "shifts", "starts"),
+        ("frames", "hop", "starts"),
         [
-            (1000, 2, [0, 155, 310, 465, 620, 690]),
-            (620, 2, [0, 155, 310]),
-            (311, 4, [0, 1]),
-            (310, 3, [0]),
-            (300, 2, [-10, 0]),
-            (100, 3, [-210, -105, 0]),
-            (309, 5, [-1, 0]),
-            (700, 999, [*range(391)]),
+            (1000, 15.5, [0, 155, 310, 465, 620, 690]),
+            (620, 15.5, [0, 155, 310]),
+            (311, 7.8, [0, 1]),
+            (310, 10, [0]),
+            (300, 15.5, [0]),
+            (300, 1, [-10, 0]),
+            (100, 10, [-210, -105, 0]),
+            (309, 0.1, [-1, 0]),
+            (700, 0.01, [*range(391)]),
+            (1000, 31, [0, 310, 620, 690]),
+            (1000, 0, [0, 310, 620, 690]),
         ],
     )
-    def test_shifts_by_hand(self, frames, shifts, starts):
-        reader = SegmentReader(
-            [make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")], 310, False, False
-        )
-        assert reader.segment_starts(0, shifts) == starts
-        assert list_segments(reader, [0, 0], shifts)[1].tolist() == starts * 2
+    def test_hops_by_hand(self, frames, hop, starts):
+        """Ten frames are a second."""
+        shard = make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")
+        reader = SegmentReader([shard], 310, False, False)
+        assert reader.segment_starts(0, hop) == starts
+        assert list_segments(reader, [0, 0], hop)[1].tolist() == starts * 2
+
+    def test_a_hop_that_leaves_gaps(self):
+        shard = make_shard(np.random.default_rng(0), [900], "uint8", (0, 2), 30, "a")
+        with pytest.raises(PipelineError, match=r"predict\.hop\. Received: 31\.2\. Expected: at most the 31 s"):
+            SegmentReader([shard], 310, False, False).segment_starts(0, 31.2)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+@given(frames=st.integers(1, 300), size=st.integers(1, 120), cell=st.integers(1, 40), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=60)
+def test_spans_lead_back_to_the_frames_of_the_recording(drop, frames, size, cell, seed):
+    """Frame numbers are counted one by one; what the view leaves out is skipped."""
+    rng = np.random.default_rng(seed)
+    shard = make_shard(rng, [5, frames], "uint8", (0, 2, 4), cell, "a")
+    reader = SegmentReader([shard], size, False, drop)
+    first = shard.cell_start[1]
+    kept = [t for t in range(frames) if not drop or (shard.cells[first + t // cell] == 1).any()] or [*range(frames)]
+    starts = [*reader.segment_starts(1), *rng.integers(1 - size, len(kept), 5).tolist()]
+    inside = [[kept[t] for t in range(start, start + size) if 0 <= t < len(kept)] for start in starts]
+    assert reader.spans(1, starts).tolist() == [[own[0], own[-1] + 1] for own in inside]
 
 
 class TestOpening:

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from config import ConfigError, PipelineError, Train
-from predict.predict import open_member, score
+from predict.predict import open_member
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table, write_table
 from preprocess.segments import open_shards
@@ -122,9 +122,8 @@ class TestTeacher:
         taught = ("train.epochs=4", f'train.teacher="{teacher}"', "train.teacher_weight=1")
         config = derived(corpus, tmp_path, *TINY, *taught)
         train(config)
-        member, _ = open_member(Run(config.run_dir), None, config.predict, "", 1)
-        ((_, scores),) = score([member])
-        assert set(scores.argmax(axis=1).tolist()) == {scores.shape[1] - 1}
+        member = open_member(Run(config.run_dir), [], config.predict)
+        assert {int(ranking.argmax()) for _, _, ranking in member.results()} == {2}
 
     def test_recordings_it_does_not_know_keep_their_targets(self, tmp_path):
         scored = Scored(["b", "z"], ["y", "x"], np.array([0, 1]), np.array([[0.6, 0.4], [1.0, 0.0]]))

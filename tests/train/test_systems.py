@@ -7,7 +7,7 @@ import pytest
 
 import config as configuration
 from config import Config, PipelineError
-from predict.predict import open_member, score
+from predict.predict import combine, open_member
 from preprocess.loadData import load
 from preprocess.recipes import open_recipe
 from preprocess.resample import resample
@@ -93,11 +93,12 @@ def test_it_learns_and_predicts(corpus, tmp_path, name):
     assert metrics["validation"]["val_map"] == 1
     assert metrics["validation"]["val_loss"] < 0.9  # chance is 1.1 for soft-max
     run = Run(config.run_dir)
-    member, _ = open_member(run, None, config.predict, "", 1)
-    for media_ids, scores in score([member]):
-        assert scores.shape == (3, 3)
-        assert scores.argmax(axis=1).tolist() == [(int(media_id) - 100) % 3 for media_id in media_ids]
-        assert np.logical_and(scores >= 0, scores <= 1).all()
+    results = list(combine([open_member(run, [], config.predict)], config.predict, np.full(3, 0.5)))
+    assert len(results) == 3
+    for result in results:
+        assert result.ranking.shape == (3,)
+        assert result.ranking.argmax() == (int(result.recording.media_id) - 100) % 3
+        assert np.logical_and(result.ranking >= 0, result.ranking <= 1).all()
 
 
 @pytest.mark.parametrize(

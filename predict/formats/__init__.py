@@ -1,0 +1,54 @@
+"""What predictions are written as, by name: functions (results, path, facts) that write one file or folder."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import Predict
+from predict.detections import Result
+from preprocess.recordings import Species
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a format may say about all results."""
+
+    species: list[Species]  # in the order of the columns
+    model: str  # names of the runs
+    recipe: str  # JSON
+    version: str  # of this software
+    settings: Predict
+    minimum: np.ndarray  # float64 [species], the least score of a detection
+    highest: float  # Hz, of what the network hears
+    rows: Path | None = None  # test.csv or sample_submission.csv of a competition
+
+    def name(self, column: int) -> str:
+        """Return a name for people: vernacular, scientific, or the class id."""
+        kind = self.species[column]
+        return kind.vernacular_name or kind.scientific_name or kind.class_id
+
+
+Format = Callable[[Iterable[Result], Path, Facts], None]
+
+
+def formats() -> dict[str, tuple[Format, str]]:
+    """Return name -> the function, and the ending of its file; "/" is a folder."""
+    from predict.formats import annotations, competitions, tables
+
+    return {
+        "birdclef2016": (competitions.birdclef2016, ".csv"),
+        "birdclef2018": (competitions.birdclef2018, ".csv"),
+        "birdclef2018-soundscapes": (competitions.birdclef2018_soundscapes, ".csv"),
+        "kaggle2020": (competitions.kaggle2020, ".csv"),
+        "kaggle2021": (competitions.kaggle2021, ".csv"),
+        "kaggle2022": (competitions.kaggle2022, ".csv"),
+        "kaggle2023": (competitions.kaggle2023, ".csv"),
+        "csv": (tables.tidy_csv, ".csv"),
+        "parquet": (tables.parquet, ".parquet"),
+        "json": (tables.json_file, ".json"),
+        "raven": (annotations.raven, ".txt"),
+        "audacity": (annotations.audacity, "/"),
+        "kaleidoscope": (annotations.kaleidoscope, ".csv"),
+    }

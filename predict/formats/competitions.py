@@ -1,0 +1,176 @@
+"""The submissions of BirdCLEF 2016-2018 and of the competitions on Kaggle from 2020 on."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from config import PipelineError
+from predict.detections import Result, on_grid
+from predict.formats import Facts
+from predict.runfile import write_run_file
+from preprocess.whole import whole_file
+
+STEP = 5.0  # s, in which soundscapes are counted
+MOST_2018 = 100  # species per recording
+
+
+@contextmanager
+def _csv(path: Path, delimiter: str = ",") -> Iterator[Any]:
+    """Give a CSV writer whose file appears whole."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        yield csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+
+
+def birdclef2016(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write MediaId;ClassId;probability, best first (LifeCLEF 2016)."""
+    rows = (([result.recording.media_id], result.ranking[None]) for result in results)
+    write_run_file(path, rows, [kind.class_id for kind in facts.species], facts.settings.top)
+
+
+def birdclef2018(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write MediaId;ClassId;probability;rank, at most 100 per recording (LifeCLEF 2017, 2018)."""
+    most = min(facts.settings.top or MOST_2018, MOST_2018)
+    with _csv(path, ";") as writer:
+        for result in results:
+            order = np.argsort(-result.ranking, kind="stable")[:most]
+            for rank, c in enumerate(order, 1):
+                row = (result.recording.media_id, facts.species[c].class_id, f"{result.ranking[c]:.10g}", rank)
+                writer.writerow(row)
+
+
+def birdclef2018_soundscapes(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write MediaId;TC1-TC2;ClassId;probability for every 5 s, at most 100 (LifeCLEF 2017, 2018)."""
+    most = min(facts.settings.top or MOST_2018, MOST_2018)
+    with _csv(path, ";") as writer:
+        for result in results:
+            for end, scores in zip(*on_grid(result, STEP), strict=True):
+                code = f"{time_code(end - int(STEP))}-{time_code(end)}"
+                for c in np.argsort(-scores, kind="stable")[:most]:
+                    row = (result.recording.media_id, code, facts.species[c].class_id, f"{scores[c]:.10g}")
+                    writer.writerow(row)
+
+
+def time_code(seconds: int) -> str:
+    """Return hh:mm:ss."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write row_id,birds (Birdcall 2020).
+
+    With test.csv (site, row_id, seconds, audio_id) the rows are those of the file, and a row without seconds is for
+    the whole recording; without it they are <file>_<end of the 5 s>.
+    """
+    if not facts.rows:
+        return _birds(results, path, facts, lambda result, end: f"{stem(result)}_{end}")
+    wanted: dict[str, list[tuple[str, float]]] = {}
+    for row in _read_rows(facts.rows, ("row_id", "seconds", "audio_id"))[1]:
+        seconds = float(row["seconds"] or "nan")
+        wanted.setdefault(row["audio_id"], []).append((row["row_id"], seconds))
+    with _csv(path) as writer:
+        writer.writerow(("row_id", "birds"))
+        for result in results:
+            ends, scores = on_grid(result, STEP)
+            for row_id, seconds in wanted.pop(stem(result), ()):
+                at = np.flatnonzero(ends == seconds)
+                own = (
+                    result.ranking if np.isnan(seconds) else scores[at[0]] if len(at) else np.zeros(len(facts.species))
+                )
+                writer.writerow((row_id, _call(own, facts)))
+        for rows in wanted.values():  # no such recording, or it could not be read: the row must still be there
+            writer.writerows((row_id, "nocall") for row_id, _ in rows)
+    return None
+
+
+def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write row_id,birds (2021).
+
+    A row is <audio>_<site>_<end of the 5 s>; files are called <audio>_<site>_<date>.
+    """
+
+    def row_id(result: Result, end: int) -> str:
+        return "_".join([*stem(result).split("_")[:2], str(end)])
+
+    _birds(results, path, facts, row_id)
+
+
+def _birds(results: Iterable[Result], path: Path, facts: Facts, row_id: Any) -> None:
+    with _csv(path) as writer:
+        writer.writerow(("row_id", "birds"))
+        for result in results:
+            for end, scores in zip(*on_grid(result, STEP), strict=True):
+                writer.writerow((row_id(result, end), _call(scores, facts)))
+
+
+def _call(scores: np.ndarray, facts: Facts) -> str:
+    """Return the class ids that reach their minimum, best first, separated by spaces, or nocall."""
+    order = np.argsort(-scores, kind="stable")
+    found = [facts.species[c].class_id for c in order if scores[c] >= facts.minimum[c]]
+    return " ".join(found[: facts.settings.top or None]) or "nocall"
+
+
+def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write row_id,target, True or False (2022); a row is <file>_<species>_<end of the 5 s>.
+
+    With sample_submission.csv only the species in its rows are written.
+    """
+    columns = range(len(facts.species))
+    if facts.rows:
+        named = {
+            m[1] for row in _read_rows(facts.rows, ("row_id",))[1] if (m := re.search(r"_([^_]+)_\d+$", row["row_id"]))
+        }
+        columns = [c for c in columns if facts.species[c].class_id in named]
+    with _csv(path) as writer:
+        writer.writerow(("row_id", "target"))
+        for result in results:
+            for end, scores in zip(*on_grid(result, STEP), strict=True):
+                for c in columns:
+                    row_id = f"{stem(result)}_{facts.species[c].class_id}_{end}"
+                    writer.writerow((row_id, bool(scores[c] >= facts.minimum[c])))
+
+
+def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
+    """Write row_id and a probability per species (2023 to 2026); a row is <file>_<end of the 5 s>.
+
+    With sample_submission.csv the columns are those of the file; species that the run does not know get 0.
+    """
+    classes = [kind.class_id for kind in facts.species]
+    wanted = classes
+    if facts.rows:
+        header, _ = _read_rows(facts.rows, ("row_id",))
+        wanted = [name for name in header if name != "row_id"]
+    column = {name: i for i, name in enumerate(classes)}
+    with _csv(path) as writer:
+        writer.writerow(("row_id", *wanted))
+        for result in results:
+            for end, scores in zip(*on_grid(result, STEP), strict=True):
+                own = [f"{scores[column[name]]:.6g}" if name in column else "0" for name in wanted]
+                writer.writerow((f"{stem(result)}_{end}", *own))
+
+
+def stem(result: Result) -> str:
+    """Return the name of a recording's file without folders and ending."""
+    return PurePosixPath(result.recording.file).stem
+
+
+def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the rows of a competition's CSV.
+
+    Raises:
+        PipelineError: if it is missing or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            header = list(reader.fieldnames or [])
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise PipelineError(f"{path} has no column {missing[0]}. Expected: {', '.join(columns)}.")
+            return header, list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,147 @@
+"""The logits of all segments of the recordings that a run hears, kept on disk shard by shard.
+
+An interrupted prediction goes on where it was, and another format or threshold needs no network:
+
+<corpus>/scores/<run>-<mark>/test-00000-of-00003.h5
+    /logits    float32 [segments, outputs]
+    /spans     int64 [segments, 2]       frames of the whole recording (see SegmentReader.spans)
+    /counts    int64 [recordings]        segments of each
+    attrs: inputs (of the shard), complete
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from config import Config, PipelineError
+from config.commandline import progress
+from preprocess.segments import SegmentReader, list_segments
+from preprocess.shards import Shard, read_stamp
+from preprocess.whole import whole_file
+from train.run import Run
+
+SEGMENTS_AT_ONCE = 2048  # scored together; bounds the memory
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network made of the segments of one recording."""
+
+    media_id: str
+    seconds: np.ndarray  # float64 [segments, 2]: from, to, in the original recording
+    logits: np.ndarray  # float32 [segments, outputs]
+
+
+def scores_folder(config: Config, target: Run, monitor: str) -> Path:
+    """Return where the scores of a corpus by the weights of a run are kept; other weights have another folder.
+
+    Raises:
+        PipelineError: if the run has no such weights.
+    """
+    digest = hashlib.sha256()
+    with target.find_weights(monitor).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    own = target.read_config()
+    view = {"model": asdict(own.model), "features": asdict(own.features), "hop": config.predict.hop}
+    digest.update(json.dumps(view, sort_keys=True, default=list).encode())
+    return config.corpus_dir / "scores" / f"{target.folder.name}-{digest.hexdigest()[:12]}"
+
+
+def make_scores(
+    folder: Path, config: Config, shards: Sequence[Shard], open_model: Callable[[], Any]
+) -> tuple[int, float]:
+    """Score the segments of all shards whose scores are not there or not valid any more.
+
+    Args:
+        folder: from `scores_folder`.
+        config: of the run, with the corpus that is scored.
+        shards: of the part that is scored.
+        open_model: returns the network; called only if there is something to score.
+
+    Returns:
+        How many segments were scored, and the seconds of sound in them.
+
+    Raises:
+        PipelineError: if scores are no numbers.
+    """
+    todo = [shard for shard in shards if not is_valid(folder / shard.path.name, shard)]
+    keep = {shard.path.name for shard in shards}
+    for path in folder.glob("*.h5*"):
+        if path.name not in keep:
+            path.unlink()
+    if not todo:
+        return 0, 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    readers = [open_reader(config, shard) for shard in todo]
+    plans = [list_segments(reader, range(len(reader)), config.predict.hop) for reader in readers]
+    model, count = open_model(), sum(len(owners) for owners, _ in plans)
+    blocks = sum(-(-len(owners) // SEGMENTS_AT_ONCE) for owners, _ in plans)
+    work = _score(folder, config, list(zip(todo, readers, plans, strict=True)), model)
+    for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
+        pass
+    return count, count * config.features.segment_frames / todo[0].frame_rate
+
+
+def open_reader(config: Config, shard: Shard) -> SegmentReader:
+    """Return the view of one shard that the network of a configuration expects."""
+    features = config.features
+    return SegmentReader([shard], features.segment_frames, features.mask, features.drop_columns)
+
+
+def _score(folder: Path, config: Config, work: Sequence[tuple], model: Any) -> Iterator[None]:
+    from train.scoring import segment_logits
+
+    for shard, reader, (owners, starts) in work:
+        path = folder / shard.path.name
+        with whole_file(path) as partial:
+            partial.unlink(missing_ok=True)
+            with h5py.File(partial, "w") as file:
+                logits = file.create_dataset("logits", (len(owners), model.output_shape[-1]), "float32")
+                for low in range(0, len(owners), SEGMENTS_AT_ONCE):
+                    part = slice(low, low + SEGMENTS_AT_ONCE)
+                    found = segment_logits(model, reader, owners[part], starts[part], config.predict.batch_size)
+                    if not np.isfinite(found).all():
+                        raise PipelineError(
+                            "The network's scores are not finite: its training diverged. Train it with other settings."
+                        )
+                    logits[part] = found
+                    yield
+                counts = np.bincount(owners, minlength=len(reader))
+                ends = np.cumsum(counts)
+                spans = [reader.spans(i, starts[ends[i] - counts[i] : ends[i]]) for i in range(len(reader))]
+                file["spans"], file["counts"] = np.concatenate([*spans, np.empty((0, 2), np.int64)]), counts
+                file.attrs.update(inputs=inputs_of(shard), complete=1)
+
+
+def inputs_of(shard: Shard) -> str:
+    """Return the fingerprint of what a shard was made from."""
+    stamp = read_stamp(shard.path)
+    return stamp[0] if stamp else ""
+
+
+def is_valid(path: Path, shard: Shard) -> bool:
+    """Tell whether the scores of a shard are there, whole and of what it holds now."""
+    try:
+        with h5py.File(path, "r") as file:
+            whole = file.attrs.get("complete") == 1 and file["counts"].shape == (len(shard.media_id),)
+            return bool(whole and file.attrs.get("inputs") == inputs_of(shard))
+    except (OSError, KeyError, ValueError, RuntimeError):
+        return False
+
+
+def read_scores(folder: Path, shards: Sequence[Shard]) -> Iterator[Scores]:
+    """Yield the scores of all recordings in the order of the shards."""
+    for shard in shards:
+        with h5py.File(folder / shard.path.name, "r") as file:
+            low = 0
+            for media_id, count in zip(shard.media_id, file["counts"][:].tolist(), strict=True):
+                part = slice(low, low + count)
+                yield Scores(media_id, file["spans"][part] / shard.frame_rate, file["logits"][part])
+                low += count

@@ -1,0 +1,136 @@
+"""Rankings and detections from scores of segments, by hand and by properties."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config import Predict
+from predict.detections import POOLS, detect, lay_onto, on_grid, smooth
+from tests.predict.test_formats import result
+
+SCORES = np.array([[0.9, 0.1, 0.2], [0.5, 0.3, 0.2], [0.1, 0.8, 0.4]])
+SECONDS = np.array([[0.0, 5.0], [5.0, 10.0], [10.0, 15.0]])
+HALF = np.full(3, 0.5)
+
+
+def found(*arguments, **options):
+    return [(d.start, d.end, d.species, d.score) for d in detect(*arguments, Predict(**options))]
+
+
+@pytest.mark.parametrize(
+    ("pool", "value"),
+    [
+        ("mean", [1.5 / 3, 1.2 / 3, 0.8 / 3]),
+        ("max", [0.9, 0.8, 0.4]),
+        ("squared", [1.07 / 3, 0.74 / 3, 0.24 / 3]),
+        ("share", [1.07 / 2.05, 0.74 / 2.05, 0.24 / 2.05]),
+        ("log_mean_exp", [np.log((np.exp(4.5) + np.exp(2.5) + np.exp(0.5)) / 3) / 5, None, None]),
+    ],
+)
+def test_pools_by_hand(pool, value):
+    pooled = POOLS[pool](SCORES)
+    known = [i for i, own in enumerate(value) if own is not None]
+    np.testing.assert_allclose(pooled[known], [value[i] for i in known], rtol=1e-12)
+
+
+def test_the_share_of_the_three_best_is_one():
+    scores = np.random.default_rng(0).random((7, 9))
+    pooled = POOLS["share"](scores)
+    assert np.sort(pooled)[-3:].sum() == pytest.approx(1)
+    assert np.argsort(pooled).tolist() == np.argsort((scores**2).sum(axis=0)).tolist()
+    assert (POOLS["share"](np.zeros((2, 4))) == 0).all()
+
+
+def test_log_mean_exp_lies_between_mean_and_maximum():
+    scores = np.random.default_rng(0).random((7, 9))
+    pooled = POOLS["log_mean_exp"](scores)
+    assert (pooled > scores.mean(axis=0)).all()
+    assert (pooled < scores.max(axis=0)).all()
+
+
+def test_consecutive_segments_are_one_detection():
+    assert found(SECONDS, SCORES, HALF) == [(0.0, 10.0, 0, 0.9), (10.0, 15.0, 1, 0.8)]
+    assert found(SECONDS, SCORES, HALF, merge=False) == [(0.0, 5.0, 0, 0.9), (5.0, 10.0, 0, 0.5), (10.0, 15.0, 1, 0.8)]
+
+
+def test_a_gap_divides_detections():
+    """Of time, as where the mask dropped frames, or of a score."""
+    apart = np.array([[0.0, 5.0], [7.0, 12.0], [12.0, 17.0]])
+    assert found(apart, SCORES, HALF) == [(0.0, 5.0, 0, 0.9), (7.0, 12.0, 0, 0.5), (12.0, 17.0, 1, 0.8)]
+    again = SCORES[[0, 2, 0]]
+    assert found(SECONDS, again, HALF) == [(0.0, 5.0, 0, 0.9), (5.0, 10.0, 1, 0.8), (10.0, 15.0, 0, 0.9)]
+
+
+def test_overlapping_segments_are_merged():
+    overlapping = np.array([[0.0, 5.0], [2.5, 7.5], [5.0, 10.0]])
+    assert found(overlapping, SCORES, np.full(3, 0.1))[0] == (0.0, 10.0, 0, 0.9)
+
+
+def test_every_species_has_its_minimum_and_the_best_come_first():
+    minimum = np.array([0.95, 0.1, 0.2])
+    assert found(SECONDS, SCORES, minimum) == [(0.0, 15.0, 2, 0.4), (0.0, 15.0, 1, 0.8)][::-1]
+    assert found(SECONDS, SCORES, minimum, top=1) == [(10.0, 15.0, 1, 0.8)]
+    assert found(SECONDS, SCORES, np.full(3, 0.15), top=2, merge=False) == [
+        (0.0, 5.0, 0, 0.9),
+        (0.0, 5.0, 2, 0.2),
+        (5.0, 10.0, 0, 0.5),
+        (5.0, 10.0, 1, 0.3),
+        (10.0, 15.0, 1, 0.8),
+        (10.0, 15.0, 2, 0.4),
+    ]
+
+
+def test_smoothing_by_hand():
+    column = np.array([[1.0], [0.0], [0.0], [0.0], [0.0], [1.0]])
+    expected = [0.4 / 0.7, 0.2 / 0.9, 0.1, 0.1, 0.2 / 0.9, 0.4 / 0.7]
+    np.testing.assert_allclose(smooth(column)[:, 0], expected)
+    np.testing.assert_allclose(smooth(column[:1]), 1)
+    np.testing.assert_allclose(smooth(column[:2])[:, 0], [0.4 / 0.6, 0.2 / 0.6])
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
+@settings(deadline=None)
+def test_smoothing_keeps_what_is_constant_and_the_limits(segments, species, seed):
+    scores = np.random.default_rng(seed).random((segments, species))
+    smoothed = smooth(scores)
+    assert (smoothed >= scores.min(axis=0) - 1e-12).all()
+    assert (smoothed <= scores.max(axis=0) + 1e-12).all()
+    np.testing.assert_allclose(smooth(np.full((segments, species), 0.3)), 0.3)
+
+
+def test_scores_of_other_segments_are_laid_on_by_overlap():
+    wanted = np.array([[0.0, 4.0], [4.0, 8.0], [30.0, 34.0]])
+    np.testing.assert_allclose(lay_onto(wanted, SECONDS, SCORES)[:, 0], [0.9, (0.9 + 3 * 0.5) / 4, 0])
+    assert lay_onto(SECONDS, SECONDS, SCORES) is SCORES
+
+
+@pytest.mark.parametrize(
+    ("duration", "ends"),
+    [(15.0, [5, 10, 15]), (14.2, [5, 10, 15]), (15.1, [5, 10, 15, 20]), (15.002, [5, 10, 15]), (2.0, [5])],
+)
+def test_the_grid_of_competitions(duration, ends):
+    seconds = np.clip(SECONDS, 0, duration)[: len(ends)]
+    found_ends, scores = on_grid(result(duration=duration, seconds=seconds, scores=SCORES[: len(seconds)]), 5.0)
+    assert found_ends.tolist() == ends
+    np.testing.assert_allclose(scores[:3], SCORES[: len(ends)])
+    if len(ends) == 4:
+        np.testing.assert_allclose(scores[3], 0)
+
+
+@given(st.integers(1, 12), st.integers(0, 99))
+@settings(deadline=None)
+def test_detections_cover_exactly_the_segments_that_reach_the_minimum(segments, seed):
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum(rng.choice([1.0, 2.5, 5.0, 8.0], segments))
+    seconds, scores = np.stack([starts, starts + 5], axis=1), rng.random((segments, 2))
+    detections = detect(seconds, scores, HALF[:2], Predict())
+    for species in range(2):
+        own = [d for d in detections if d.species == species]
+        for (start, end), score in zip(seconds, scores[:, species], strict=True):
+            inside = [d for d in own if d.start <= start and end <= d.end and d.score >= score]
+            assert len(inside) == (score >= 0.5) or (score < 0.5 and len(inside) <= 1)
+        assert all(a.end < b.start for a, b in pairwise(own))
+        assert all(d.score == pytest.approx(scores[:, species][scores[:, species] <= d.score].max()) for d in own)

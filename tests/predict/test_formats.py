@@ -1,0 +1,305 @@
+"""Every format is read back by another reader than ours, or compared with its documented layout."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from config import PipelineError, Predict
+from predict.detections import Result, detect
+from predict.formats import Facts, formats
+from predict.formats.competitions import time_code
+from predict.runfile import read_run_file
+from preprocess.recordings import Recording, Species
+
+SPECIES = [
+    Species("amecro", "Corvus brachyrhynchos", "American Crow"),
+    Species("brnowl", "Strix aluco", ""),
+    Species("1139490", "", ""),
+]
+SCORES = np.array([[0.9, 0.1, 0.2], [0.6, 0.3, 0.2], [0.1, 0.8, 0.4]])
+SECONDS = np.array([[0.0, 5.0], [5.0, 10.0], [9.2, 14.2]])
+SETTINGS = Predict(minimum=0.38)
+
+
+def result(name="a/3575_COL_20200101.ogg", duration=14.2, seconds=SECONDS, scores=SCORES, settings=SETTINGS) -> Result:
+    """Return a result as prediction makes it."""
+    row = Recording(name, name, part="test", duration=duration, sample_rate=32_000, date="2020-01-01", latitude="5.5")
+    detections = detect(seconds, scores, np.full(scores.shape[1], settings.minimum), settings)
+    return Result(row, Path("/data/my birds") / name, seconds, scores, scores.mean(axis=0), detections)
+
+
+SECOND = result("b b/übung.wav", 4.0, np.array([[0.0, 4.0]]), np.array([[0.2, 0.7, 0.6]]))
+QUIET = result("quiet.wav", 5.0, np.array([[0.0, 5.0]]), np.array([[0.3, 0.2, 0.1]]))
+ALL = [result(), SECOND, QUIET]
+
+
+def written(name: str, folder: Path, results=ALL, rows=None, **settings) -> Path:
+    chosen = Predict(**{"minimum": 0.38} | settings)
+    facts = Facts(
+        SPECIES, "runs+more", '{"recipe": "logmel"}', "9.9", chosen, np.full(3, chosen.minimum), 11_025.0, rows
+    )
+    write, ending = formats()[name]
+    path = folder / f"out{ending.removesuffix('/')}"
+    write(iter(results), path, facts)
+    assert not list(folder.rglob("*.part"))
+    return path
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_every_format_is_described_and_tested_here():
+    text = Path(__file__).read_text(encoding="utf-8")
+    for name, (write, _) in formats().items():
+        assert write.__doc__.startswith("Write ")
+        assert f'written("{name}"' in text
+
+
+# Competitions
+
+
+def test_birdclef2016(tmp_path):
+    path = written("birdclef2016", tmp_path)
+    found = read_run_file(path)
+    for one in ALL:
+        assert found[one.recording.media_id] == pytest.approx(
+            dict(zip([kind.class_id for kind in SPECIES], one.ranking, strict=True))
+        )
+    assert len(lines(written("birdclef2016", tmp_path, top=2))) == 6
+
+
+def test_birdclef2018(tmp_path):
+    table = pandas.read_csv(written("birdclef2018", tmp_path), sep=";", header=None, dtype={1: str})
+    assert table.shape == (9, 4)
+    assert table[3].tolist() == [1, 2, 3] * 3
+    for _, own in table.groupby(0):
+        assert own[2].is_monotonic_decreasing
+    many = [Species(f"s{i}") for i in range(150)]
+    wide = result(seconds=SECONDS[:1], scores=np.linspace(0, 1, 150)[None])
+    facts = Facts(many, "r", "{}", "1", Predict(), np.full(150, 0.5), 8000.0)
+    formats()["birdclef2018"][0]([wide], tmp_path / "wide.csv", facts)
+    assert [line.split(";")[1] for line in lines(tmp_path / "wide.csv")] == [f"s{i}" for i in range(149, 49, -1)]
+
+
+def test_birdclef2018_soundscapes(tmp_path):
+    rows = [line.split(";") for line in lines(written("birdclef2018-soundscapes", tmp_path, top=1))]
+    assert [row[:3] for row in rows] == [
+        ["a/3575_COL_20200101.ogg", "00:00:00-00:00:05", "amecro"],
+        ["a/3575_COL_20200101.ogg", "00:00:05-00:00:10", "amecro"],
+        ["a/3575_COL_20200101.ogg", "00:00:10-00:00:15", "brnowl"],
+        ["b b/übung.wav", "00:00:00-00:00:05", "brnowl"],
+        ["quiet.wav", "00:00:00-00:00:05", "amecro"],
+    ]
+    assert [float(row[3]) for row in rows] == pytest.approx([0.9, (5 * 0.6 + 0.8 * 0.1) / 5.8, 0.8, 0.7, 0.3])
+    assert time_code(3 * 3600 + 61) == "03:01:01"
+
+
+def test_kaggle2020_by_names(tmp_path):
+    rows = list(csv.DictReader(lines(written("kaggle2020", tmp_path))))
+    assert {row["row_id"]: row["birds"] for row in rows} == {
+        "3575_COL_20200101_5": "amecro",
+        "3575_COL_20200101_10": "amecro",
+        "3575_COL_20200101_15": "brnowl 1139490",
+        "übung_5": "brnowl 1139490",
+        "quiet_5": "nocall",
+    }
+
+
+def test_kaggle2020_by_test_csv(tmp_path):
+    """Sites 1 and 2 have rows of 5 s, site 3 rows of whole files."""
+    test = tmp_path / "test.csv"
+    test.write_text(
+        "site,row_id,seconds,audio_id\n"
+        "site_1,site_1_3575_COL_20200101_10,10.0,3575_COL_20200101\n"
+        "site_1,site_1_3575_COL_20200101_15,15.0,3575_COL_20200101\n"
+        "site_1,site_1_3575_COL_20200101_95,95.0,3575_COL_20200101\n"
+        "site_3,site_3_übung,,übung\n"
+        "site_1,site_1_gone_5,5.0,gone\n"
+    )
+    assert lines(written("kaggle2020", tmp_path, rows=test)) == [
+        "row_id,birds",
+        "site_1_3575_COL_20200101_10,amecro",
+        "site_1_3575_COL_20200101_15,brnowl 1139490",
+        "site_1_3575_COL_20200101_95,nocall",
+        "site_3_übung,brnowl 1139490",
+        "site_1_gone_5,nocall",
+    ]
+
+
+def test_kaggle2021(tmp_path):
+    table = pandas.read_csv(written("kaggle2021", tmp_path, results=ALL[:1], top=1))
+    assert table.row_id.tolist() == ["3575_COL_5", "3575_COL_10", "3575_COL_15"]
+    assert table.birds.tolist() == ["amecro", "amecro", "brnowl"]
+
+
+def test_kaggle2022(tmp_path):
+    scape = result("soundscape_453028782.ogg")
+    table = pandas.read_csv(written("kaggle2022", tmp_path, results=[scape]))
+    assert len(table) == 9
+    true = table.row_id[table.target].tolist()
+    assert true == [f"soundscape_453028782_{rest}" for rest in ("amecro_5", "amecro_10", "brnowl_15", "1139490_15")]
+    sample = tmp_path / "sample.csv"
+    sample.write_text("row_id,target\nsoundscape_1_brnowl_5,False\n")
+    only = pandas.read_csv(written("kaggle2022", tmp_path, results=[scape], rows=sample))
+    assert only.row_id.tolist() == [f"soundscape_453028782_brnowl_{end}" for end in (5, 10, 15)]
+
+
+def test_kaggle2023(tmp_path):
+    scape = result("soundscape_29201.ogg")
+    table = pandas.read_csv(written("kaggle2023", tmp_path, results=[scape]), index_col="row_id")
+    assert table.columns.tolist() == ["amecro", "brnowl", "1139490"]
+    assert table.index.tolist() == [f"soundscape_29201_{end}" for end in (5, 10, 15)]
+    assert table.loc["soundscape_29201_5"].tolist() == pytest.approx([0.9, 0.1, 0.2])
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("row_id,1139490,other,amecro\nsoundscape_1_5,0,0,0\n")
+    own = pandas.read_csv(written("kaggle2023", tmp_path, results=[scape], rows=sample), index_col="row_id")
+    assert own.columns.tolist() == ["1139490", "other", "amecro"]
+    assert own.loc["soundscape_29201_5"].tolist() == pytest.approx([0.2, 0, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("kaggle2020", "a,b\n1,2\n", "no column row_id"),
+        ("kaggle2022", None, "cannot be read"),
+        ("kaggle2023", "id,a\n", "no column row_id"),
+        ("kaggle2023", "", "no column row_id"),
+        ("kaggle2023", None, "cannot be read"),
+    ],
+)
+def test_rows_that_are_no_submission(tmp_path, name, text, words):
+    rows = tmp_path / "rows.csv"
+    if text is not None:
+        rows.write_text(text)
+    with pytest.raises(PipelineError, match=words):
+        written(name, tmp_path, rows=rows)
+    assert not (tmp_path / "out.csv").exists()
+
+
+# Tables
+
+
+DETECTIONS = [
+    ("a/3575_COL_20200101.ogg", 0.0, 10.0, "amecro", 0.9),
+    ("a/3575_COL_20200101.ogg", 9.2, 14.2, "brnowl", 0.8),
+    ("a/3575_COL_20200101.ogg", 9.2, 14.2, "1139490", 0.4),
+    ("b b/übung.wav", 0.0, 4.0, "brnowl", 0.7),
+    ("b b/übung.wav", 0.0, 4.0, "1139490", 0.6),
+]
+
+
+def test_csv(tmp_path):
+    table = pandas.read_csv(written("csv", tmp_path), dtype={"class_id": str})
+    found = [tuple(row) for row in table[["file", "start", "end", "class_id", "score"]].to_numpy().tolist()]
+    assert found == DETECTIONS
+    assert table.scientific_name[0] == "Corvus brachyrhynchos"
+    assert set(table.model) == {"runs+more"}
+    assert set(table.version.astype(str)) == {"9.9"}
+    assert set(table.minimum) == {0.38}
+    assert set(table.latitude) == {5.5}
+
+
+def test_no_name_is_taken_for_a_formula(tmp_path):
+    rows = list(csv.DictReader(lines(written("csv", tmp_path, results=[result("=cmd(1).wav"), result("-x.wav")]))))
+    assert {row["file"] for row in rows} == {"./=cmd(1).wav", "./-x.wav"}
+
+
+def test_parquet(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("predict.formats.tables.ROWS_AT_ONCE", 2)
+    table = pandas.read_parquet(written("parquet", tmp_path))
+    text = pandas.read_csv(written("csv", tmp_path), dtype={"class_id": str, "version": str}, keep_default_na=False)
+    assert table.columns.tolist() == text.columns.tolist()
+    for name in ("file", "start", "end", "class_id", "score", "duration", "minimum", "merge", "top", "version"):
+        assert table[name].tolist() == text[name].tolist()
+    assert len(pandas.read_parquet(written("parquet", tmp_path, results=[QUIET]))) == 0
+
+
+def test_json(tmp_path):
+    found = json.loads(written("json", tmp_path).read_text(encoding="utf-8"))
+    assert (found["model"], found["version"], found["recipe"]) == ("runs+more", "9.9", {"recipe": "logmel"})
+    assert found["settings"]["minimum"] == 0.38
+    assert [own["file"] for own in found["recordings"]] == [one.recording.file for one in ALL]
+    flat = [
+        (own["file"], d["start"], d["end"], d["class_id"], d["score"])
+        for own in found["recordings"]
+        for d in own["detections"]
+    ]
+    assert flat == DETECTIONS
+    best = found["recordings"][0]["ranking"][0]
+    assert best == {
+        "class_id": "amecro",
+        "scientific_name": "Corvus brachyrhynchos",
+        "vernacular_name": "American Crow",
+        "score": round(1.6 / 3, 6),
+    }
+    assert json.loads(written("json", tmp_path, results=[]).read_text())["recordings"] == []
+
+
+# Programs for listening
+
+
+def test_raven(tmp_path):
+    table = pandas.read_csv(written("raven", tmp_path), sep="\t", dtype={"Species Code": str}, keep_default_na=False)
+    assert table.columns[:7].tolist() == [
+        "Selection",
+        "View",
+        "Channel",
+        "Begin Time (s)",
+        "End Time (s)",
+        "Low Freq (Hz)",
+        "High Freq (Hz)",
+    ]
+    assert table.Selection.tolist() == [1, 2, 3, 4, 5]
+    assert set(table.View) == {"Spectrogram 1"}
+    assert table["File Offset (s)"].tolist() == [row[1] for row in DETECTIONS]
+    before = np.where(table["Begin Path"].str.endswith("übung.wav"), 14.2, 0)  # files one after the other
+    assert (table["Begin Time (s)"] - before).tolist() == pytest.approx([row[1] for row in DETECTIONS])
+    assert (table["End Time (s)"] - before).tolist() == pytest.approx([row[2] for row in DETECTIONS])
+    assert table["Begin Path"][0] == "/data/my birds/a/3575_COL_20200101.ogg"
+    assert table["Species Code"].tolist() == [row[3] for row in DETECTIONS]
+    assert table["Common Name"].tolist()[:3] == ["American Crow", "Strix aluco", "1139490"]
+    assert (table["High Freq (Hz)"] == 11_025).all()
+
+
+def test_raven_stays_below_the_nyquist_frequency_of_the_file(tmp_path):
+    import dataclasses
+
+    one = result()
+    low = dataclasses.replace(one, recording=dataclasses.replace(one.recording, sample_rate=8000))
+    table = pandas.read_csv(written("raven", tmp_path, results=[low]), sep="\t")
+    assert (table["High Freq (Hz)"] == 4000).all()
+
+
+def test_audacity(tmp_path):
+    """Documented: no header; start, tab, end, tab, text; seconds with a point."""
+    folder = written("audacity", tmp_path)
+    files = {path.relative_to(folder).as_posix(): lines(path) for path in folder.rglob("*.txt")}
+    assert files == {
+        "a/3575_COL_20200101.ogg.txt": [
+            "0.000\t10.000\tAmerican Crow 0.90",
+            "9.200\t14.200\tStrix aluco 0.80",
+            "9.200\t14.200\t1139490 0.40",
+        ],
+        "b b/übung.wav.txt": ["0.000\t4.000\tStrix aluco 0.70", "0.000\t4.000\t1139490 0.60"],
+        "quiet.wav.txt": [],
+    }
+    with pytest.raises(PipelineError, match="leads out of the folder"):
+        written("audacity", tmp_path, results=[result("../../x.wav")])
+
+
+def test_kaleidoscope(tmp_path):
+    rows = list(csv.DictReader(lines(written("kaleidoscope", tmp_path))))
+    assert list(rows[0]) == ["INDIR", "FOLDER", "IN FILE", "OFFSET", "DURATION", "TOP1MATCH", "TOP1DIST"]
+    assert [tuple(row.values()) for row in rows] == [
+        ("/data/my birds", "a", "3575_COL_20200101.ogg", "0.000", "5.000", "American Crow", "0.1000"),
+        ("/data/my birds", "a", "3575_COL_20200101.ogg", "5.000", "5.000", "American Crow", "0.4000"),
+        ("/data/my birds", "a", "3575_COL_20200101.ogg", "9.200", "5.000", "Strix aluco", "0.2000"),
+        ("/data/my birds", "b b", "übung.wav", "0.000", "4.000", "Strix aluco", "0.3000"),
+        ("/data/my birds", "", "quiet.wav", "0.000", "5.000", "NoID", ""),
+    ]

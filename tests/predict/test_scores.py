@@ -1,0 +1,99 @@
+"""Scores that are kept: made once, made again where something changed, and gone on with after an interruption."""
+
+import dataclasses
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from predict.predict import load_run
+from predict.scores import is_valid, make_scores, read_scores, scores_folder
+from preprocess.loadData import features_folder
+from preprocess.segments import SegmentReader, list_segments, open_shards
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def scored(run_of_birds, tmp_path):
+    """A run's network with the shards of the training part of its corpus, of which there are several."""
+    config, model, _ = load_run(run_of_birds)
+    shards = open_shards(features_folder(config), "train")
+    assert len(shards) > 1
+    return config, model, shards, tmp_path / "scores"
+
+
+def test_logits_are_those_of_the_network(scored):
+    config, model, shards, folder = scored
+    count, seconds = make_scores(folder, config, shards, lambda: model)
+    reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
+    owners, starts = list_segments(reader, range(len(reader)))
+    assert count == len(owners)
+    assert seconds == pytest.approx(count * 310 * 0.016)
+    logits = model.predict(reader.read(owners, starts), verbose=0)
+    found = list(read_scores(folder, shards))
+    assert [own.media_id for own in found] == reader.media_id
+    np.testing.assert_allclose(np.concatenate([own.logits for own in found]), logits, rtol=1e-4, atol=1e-5)
+    for i, own in enumerate(found):
+        spans = reader.spans(i, reader.segment_starts(i))
+        np.testing.assert_allclose(own.seconds, spans * 0.016)
+
+
+def test_what_is_scored_is_not_scored_again(scored):
+    config, model, shards, folder = scored
+    make_scores(folder, config, shards, lambda: model)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(before) == len(shards)
+    assert make_scores(folder, config, shards, lambda: pytest.fail("opened the network")) == (0, 0.0)
+    broken, stale = (folder / shard.path.name for shard in shards[:2])
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with h5py.File(stale, "a") as file:
+        file.attrs["inputs"] = "of another shard"
+    (folder / "test-00099-of-00100.h5").write_bytes(b"of a corpus that was larger")
+    (folder / "train-00000-of-00003.h5.part").write_bytes(b"left by a kill")
+    assert not is_valid(broken, shards[0])
+    assert not is_valid(stale, shards[1])
+    make_scores(folder, config, shards, lambda: model)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {broken.name, stale.name}
+
+
+def test_an_interrupted_scoring_goes_on(scored):
+    config, model, shards, folder = scored
+    make_scores(folder, config, shards, lambda: model)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+
+    class Interrupted:
+        output_shape, calls = model.output_shape, 0
+
+        def predict_on_batch(self, codes):
+            self.calls += 1
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return model.predict_on_batch(codes)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_scores(folder, config, shards, Interrupted)
+    done = [path.name for path in folder.glob("*.h5")]
+    assert len(done) < len(shards)
+    make_scores(folder, config, shards, lambda: model)
+    assert {path.name for path in folder.iterdir()} == whole.keys()
+    found = np.concatenate([own.logits for own in read_scores(folder, shards)])
+    (folder / "again").mkdir()
+    for name, content in whole.items():
+        (folder / "again" / name).write_bytes(content)
+    np.testing.assert_allclose(found, np.concatenate([own.logits for own in read_scores(folder / "again", shards)]))
+
+
+def test_other_weights_and_another_hop_have_scores_of_their_own(run_of_birds):
+    config = run_of_birds.read_config()
+    names = {scores_folder(config, run_of_birds, "val_map")}
+    names |= {scores_folder(config, run_of_birds, "last")}
+    hop = dataclasses.replace(config, predict=dataclasses.replace(config.predict, hop=1.0))
+    names |= {scores_folder(hop, run_of_birds, "val_map")}
+    top = dataclasses.replace(config, predict=dataclasses.replace(config.predict, top=1, minimum=0.9))
+    assert len(names) == 3
+    assert scores_folder(top, run_of_birds, "val_map") in names
