@@ -14,7 +14,9 @@ from tests.conftest import PROJECT
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md")))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)]
-COMMANDS = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = [
+    line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip() and line[0] != "#"
+]
 
 
 def test_the_two_commands_come_first():

@@ -66,8 +66,9 @@ class Decode(keras.layers.Layer):
 class Standardise(keras.layers.Layer):
     """Turns values [batch, frames, bins(, channels)] into normalised images [batch, bins, frames, channels].
 
-    Mean and deviation, float32 [bins(, channels)], are weights and so travel with the network. With "item" every
-    segment is scaled to -1 ... 1 by its own extremes; they never depend on the other segments of a batch.
+    Mean and deviation, float32 [bins(, channels)], are weights and so travel with the network. With "segment"
+    the mean of every bin is that in the segment itself, with "item" every segment is scaled to -1 ... 1 by its own
+    extremes; they never depend on the other segments of a batch.
     """
 
     def __init__(self, shape: tuple[int, ...], how: str, dynamic_range: float, **kwargs: Any) -> None:
@@ -79,16 +80,20 @@ class Standardise(keras.layers.Layer):
             shape=shape, initializer="ones", trainable=False, dtype="float32", name="deviation"
         )
 
-    def limit(self, values: Any) -> Any:
-        """Raise values that lie more than the dynamic range below the largest of their segment."""
-        if not self.dynamic_range:
-            return values
-        top = ops.max(values, axis=tuple(range(1, len(values.shape))), keepdims=True)
-        return ops.maximum(values, top - self.dynamic_range)
+    def prepare(self, values: Any) -> Any:
+        """Return values without what depends on the segment alone.
+
+        Those more than the dynamic range below the largest of their segment are raised; with "segment" the mean over
+        time of every bin becomes 0.
+        """
+        if self.dynamic_range:
+            top = ops.max(values, axis=tuple(range(1, len(values.shape))), keepdims=True)
+            values = ops.maximum(values, top - self.dynamic_range)
+        return values - ops.mean(values, axis=1, keepdims=True) if self.how == "segment" else values
 
     def call(self, values: Any) -> Any:
         """Limit, normalise and turn time into the second axis."""
-        image = self.limit(values)
+        image = self.prepare(values)
         if self.how == "item":
             axes = tuple(range(1, len(values.shape)))
             low, high = ops.min(image, axis=axes, keepdims=True), ops.max(image, axis=axes, keepdims=True)
@@ -303,13 +308,13 @@ def fit_statistics(
         model: from `build_model`.
         reader: the view.
         segments: recordings and first frames, as from `list_segments`.
-        how: "bin", "global", "item" or "none" (the last two: mean 0, deviation 1).
+        how: "bin", "segment", "global", "item" or "none" (the last two: mean 0, deviation 1).
         seed: of the choice of at most `STATISTICS_SEGMENTS` segments.
     """
     stage = model.get_layer("standardise")
     shape = tuple(stage.mean.shape)
     mean, deviation = np.zeros(shape), np.ones(shape)
-    if how in ("bin", "global"):
+    if how in ("bin", "segment", "global"):
         before = model.layers[: model.layers.index(stage)]
         owners, starts = segments
         chosen = np.sort(np.random.default_rng(seed).permutation(len(owners))[:STATISTICS_SEGMENTS])
@@ -319,7 +324,7 @@ def fit_statistics(
             values = reader.read(owners[part], starts[part])
             for layer in before[1:]:  # without the input
                 values = layer(values)
-            values = ops.convert_to_numpy(stage.limit(values)).reshape(-1, *shape).astype(np.float64)
+            values = ops.convert_to_numpy(stage.prepare(values)).reshape(-1, *shape).astype(np.float64)
             total += values.sum(axis=0)
             squares += (values**2).sum(axis=0)
             count += len(values)

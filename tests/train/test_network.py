@@ -112,6 +112,24 @@ def test_fit_statistics(model, reader, segments, how):
     np.testing.assert_allclose(values(stage.deviation), np.maximum(deviation, MIN_DEVIATION), rtol=1e-4)
 
 
+def test_what_sounds_all_the_time_goes_with_normalise_segment(corpus, reader, segments, tmp_path):
+    """Bins of every segment have mean 0 and over all segments deviation 1; another microphone changes nothing."""
+    config = derived(corpus, tmp_path, "model.normalise=segment")
+    model = build_model(config, reader.encoding, reader.shape, 3)
+    chosen, decoded = segments
+    fit_statistics(model, reader, chosen, "segment", 0)
+    stage = model.get_layer("standardise")
+    np.testing.assert_array_equal(values(stage.mean), 0)
+    cut = decoded.reshape(-1, 310, 200)
+    centred = cut - cut.mean(axis=1, keepdims=True)
+    deviation = np.maximum(centred.reshape(-1, 200).std(axis=0), MIN_DEVIATION)
+    np.testing.assert_allclose(values(stage.deviation), deviation, rtol=1e-4)
+    microphone = np.random.default_rng(0).normal(0, 2, 200)
+    for sound in (cut[:4], cut[:4] + microphone):
+        images = values(stage(sound.astype(np.float32)))[..., 0].transpose(0, 2, 1)
+        np.testing.assert_allclose(images, centred[:4] / deviation, atol=1e-4)
+
+
 def test_normalised_segments_have_mean_0_and_deviation_1(model, reader, segments):
     chosen, decoded = segments
     fit_statistics(model, reader, chosen, "bin", 0)
