@@ -119,7 +119,7 @@ def test_what_sounds_all_the_time_goes_with_normalise_segment(corpus, reader, se
     chosen, decoded = segments
     fit_statistics(model, reader, chosen, "segment", 0)
     stage = model.get_layer("standardise")
-    np.testing.assert_array_equal(values(stage.mean), 0)
+    np.testing.assert_allclose(values(stage.mean), 0, atol=1e-6)
     cut = decoded.reshape(-1, 310, 200)
     centred = cut - cut.mean(axis=1, keepdims=True)
     deviation = np.maximum(centred.reshape(-1, 200).std(axis=0), MIN_DEVIATION)
