@@ -28,7 +28,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, detect, lay_onto, smooth
 from predict.formats import Facts, formats
 from predict.scores import Scores, make_scores, read_scores, scores_folder
+from predict.thresholds import read_thresholds
 from preprocess.fetchData import fetch, read_description
 from preprocess.loadData import features_folder, load
 from preprocess.recipes import open_recipe
@@ -205,6 +206,7 @@ def predict(
     names: Sequence[str] = ("birdclef2016",),
     monitor: str = "",
     jobs: int = 1,
+    thresholds: Literal["species", "overall", "none"] = "species",
     rows: Path | None = None,
     discard: bool = False,
     **settings: Any,
@@ -218,6 +220,8 @@ def predict(
         names: formats, see `predict.formats`.
         monitor: which weights; empty: by train.monitor of each run.
         jobs: processes.
+        thresholds: of a single run that has some: that of each species, one for all, or predict.minimum; a minimum in
+            the settings takes their place.
         rows: test.csv or sample_submission.csv of a competition.
         discard: remove the working folder of the inputs afterwards.
         settings: fields of `config.Predict` in place of those of the first run.
@@ -240,7 +244,11 @@ def predict(
         if ids[-1] != ids[0]:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
     recipe = open_recipe(members[0].config.features)
+    known = read_thresholds(first) if len(targets) == 1 else None
     minimum = np.full(len(species), chosen.minimum)
+    if known and thresholds != "none" and "minimum" not in settings:
+        minimum = known.minimum if thresholds == "species" else np.full(len(species), known.overall)
+        log(f"detections by the thresholds of {first.folder / 'thresholds.json'} ({thresholds})")
     facts = Facts(
         species,
         model="+".join(target.folder.name for target in targets),
@@ -249,6 +257,7 @@ def predict(
         settings=chosen,
         minimum=minimum,
         highest=recipe.sample_rate / 2,
+        probability=(lambda score: float(known.probability(np.float64(score)))) if known else None,
         rows=rows,
     )
     count = Tally()
@@ -292,16 +301,18 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) 
     rejects = read_table(rejected, Reject) if rejected.exists() else []
     for path in written:
         log(f"{path}: {count.recordings} recordings x {len(facts.species)} species by {facts.model}")
+    least, most = facts.minimum.min(), facts.minimum.max()
+    minimum = f"{least:.3g}" + (f" to {most:.3g}, by species" if most > least else "")
     log(
-        f"{tally(count.recordings, rejects)}; {count.detections} detections of {len(count.species)} species with a "
-        f"score of {facts.settings.minimum:g} or more"
+        f"{tally(count.recordings, rejects)}; {count.detections} detections of {len(count.species)} species, least "
+        f"score {minimum}"
     )
     if rejects:
         log(f"what was rejected is listed in {rejected}")
     if not count.detections:
         log(
             f"warning: NOTHING was detected: the best score of any segment is {count.best:.3f}, the least that counts "
-            f"{facts.settings.minimum:g} (--minimum)"
+            f"{minimum} (--minimum)"
         )
 
 
@@ -353,6 +364,12 @@ def main() -> None:
     parser.add_argument("--hop", type=float, help="seconds from segment to segment, 0: their length")
     parser.add_argument("--smooth", action=argparse.BooleanOptionalAction, help="average with neighbours in time")
     parser.add_argument("--minimum", type=float, help="least score of a detection")
+    parser.add_argument(
+        "--thresholds",
+        choices=("species", "overall", "none"),
+        default="species",
+        help="what to use of the thresholds that predict/thresholds.py has put into the run (default: species)",
+    )
     parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="join consecutive detections")
     parser.add_argument("--rows", type=Path, help="test.csv or sample_submission.csv, for the formats kaggle20..")
     parser.add_argument(
@@ -373,6 +390,7 @@ def main() -> None:
         list(dict.fromkeys(args.format or ["birdclef2016"])),
         args.weights,
         args.jobs,
+        args.thresholds,
         args.rows,
         args.discard,
         **settings,

@@ -22,6 +22,7 @@ class Facts:
     settings: Predict
     minimum: np.ndarray  # float64 [species], the least score of a detection
     highest: float  # Hz, of what the network hears
+    probability: Callable[[float], float] | None = None  # calibrates a score, where the run has a calibration
     rows: Path | None = None  # test.csv or sample_submission.csv of a competition
 
     def name(self, column: int) -> str:

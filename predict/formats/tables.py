@@ -23,6 +23,7 @@ COLUMNS: dict[str, type] = {
     "scientific_name": str,
     "vernacular_name": str,
     "score": float,
+    "probability": float,  # by the calibration of the run, where it has one
     "duration": float,  # s, of the recording
     "date": str,
     "time": str,
@@ -58,6 +59,7 @@ def _rows(results: Iterable[Result], facts: Facts) -> Iterator[dict[str, Any]]:
                 "scientific_name": kind.scientific_name,
                 "vernacular_name": kind.vernacular_name,
                 "score": round(found.score, 6),
+                "probability": round(facts.probability(found.score), 6) if facts.probability else None,
                 **known,
                 "site": row.locality,
                 "minimum": round(float(facts.minimum[found.species]), 6),
@@ -121,12 +123,16 @@ def as_json(result: Result, facts: Facts) -> dict[str, Any]:
         names = {"scientific_name": own.scientific_name, "vernacular_name": own.vernacular_name}
         return {"class_id": own.class_id} | {name: value for name, value in names.items() if value}
 
+    def score(value: float) -> dict[str, float]:
+        own = {"score": round(value, 6)}
+        return own | {"probability": round(facts.probability(value), 6)} if facts.probability else own
+
     return {
         "file": result.recording.file,
         "duration": round(result.recording.duration, 3),
-        "ranking": [{**kind(c), "score": round(float(result.ranking[c]), 6)} for c in order.tolist()],
+        "ranking": [{**kind(c), **score(float(result.ranking[c]))} for c in order.tolist()],
         "detections": [
-            {"start": round(d.start, 3), "end": round(d.end, 3), **kind(d.species), "score": round(d.score, 6)}
+            {"start": round(d.start, 3), "end": round(d.end, 3), **kind(d.species), **score(d.score)}
             for d in result.detections
         ],
     }

@@ -1,6 +1,7 @@
 """Every format is read back by another reader than ours, or compared with its documented layout."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -37,11 +38,10 @@ QUIET = result("quiet.wav", 5.0, np.array([[0.0, 5.0]]), np.array([[0.3, 0.2, 0.
 ALL = [result(), SECOND, QUIET]
 
 
-def written(name: str, folder: Path, results=ALL, rows=None, **settings) -> Path:
+def written(name: str, folder: Path, results=ALL, rows=None, more=None, **settings) -> Path:
     chosen = Predict(**{"minimum": 0.38} | settings)
-    facts = Facts(
-        SPECIES, "runs+more", '{"recipe": "logmel"}', "9.9", chosen, np.full(3, chosen.minimum), 11_025.0, rows
-    )
+    facts = Facts(SPECIES, "runs+more", '{"recipe": "logmel"}', "9.9", chosen, np.full(3, chosen.minimum), 11_025.0)
+    facts = dataclasses.replace(facts, rows=rows, **(more or {}))
     write, ending = formats()[name]
     path = folder / f"out{ending.removesuffix('/')}"
     write(iter(results), path, facts)
@@ -202,6 +202,16 @@ def test_csv(tmp_path):
     assert set(table.version.astype(str)) == {"9.9"}
     assert set(table.minimum) == {0.38}
     assert set(table.latitude) == {5.5}
+    assert table.probability.isna().all()
+
+
+def test_calibrated_scores(tmp_path):
+    facts = {"probability": lambda score: score / 2}
+    table = pandas.read_csv(written("csv", tmp_path, more=facts))
+    np.testing.assert_allclose(table.probability, table.score / 2)
+    found = json.loads(written("json", tmp_path, more=facts).read_text(encoding="utf-8"))["recordings"][0]
+    assert [own["probability"] for own in found["detections"]] == [0.45, 0.4, 0.2]
+    assert found["ranking"][0]["probability"] == pytest.approx(1.6 / 6, abs=1e-6)
 
 
 def test_no_name_is_taken_for_a_formula(tmp_path):
@@ -268,8 +278,6 @@ def test_raven(tmp_path):
 
 
 def test_raven_stays_below_the_nyquist_frequency_of_the_file(tmp_path):
-    import dataclasses
-
     one = result()
     low = dataclasses.replace(one, recording=dataclasses.replace(one.recording, sample_rate=8000))
     table = pandas.read_csv(written("raven", tmp_path, results=[low]), sep="\t")

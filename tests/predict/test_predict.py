@@ -448,7 +448,7 @@ def test_command(run_of_birds, folder, expected, tmp_path):
         name: TRUTH[original] for name, original in ORIGINAL.items()
     }
     assert f"{output}: 3 recordings x 3 species by birds" in done.stdout
-    assert "3 recordings taken, 0 rejected; 3 detections of 3 species with a score of 0.25 or more" in done.stdout
+    assert "3 recordings taken, 0 rejected; 3 detections of 3 species, least score 0.25" in done.stdout
 
 
 def test_command_with_nothing_to_predict_ends_in_one_line(run_of_birds, tmp_path):

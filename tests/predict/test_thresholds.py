@@ -1,0 +1,236 @@
+"""Thresholds and calibration against counting by hand, scikit-learn and known distributions."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.metrics import precision_score, recall_score
+
+from config import PipelineError
+from predict.predict import predict
+from predict.thresholds import (
+    Samples,
+    Thresholds,
+    by_false_positives,
+    by_precision,
+    calibrate,
+    find_thresholds,
+    join,
+    rates,
+    read_thresholds,
+    reliability,
+    samples_of_review,
+    samples_of_run,
+    to_logit,
+)
+from tests.conftest import run_script
+from tests.predict.test_predict import copied
+
+SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+PRESENT = np.array([1, 0, 1, 1, 0, 0, 1, 0], bool)
+
+
+@pytest.mark.parametrize(("rate", "positives"), [(0.0, 1), (0.24, 1), (0.25, 3), (0.5, 3), (0.75, 4), (1.0, 4)])
+def test_false_positives_by_hand(rate, positives):
+    threshold = by_false_positives(SCORES, PRESENT, rate)
+    above = threshold <= SCORES
+    assert (above & ~PRESENT).sum() == int(rate * 4)
+    assert (above & PRESENT).sum() == positives
+
+
+@pytest.mark.parametrize(("precision", "threshold"), [(1.0, 0.9), (0.75, 0.6), (0.6, 0.5), (0.5, 0.2), (0.57, 0.3)])
+def test_precision_by_hand(precision, threshold):
+    assert by_precision(SCORES, PRESENT, precision) == threshold
+
+
+def test_a_precision_that_is_never_reached():
+    assert by_precision(SCORES, ~PRESENT, 0.9) > 1
+    assert by_precision(SCORES, np.zeros(8, bool), 0.1) > 1
+
+
+@given(st.integers(2, 60), st.integers(0, 999), st.floats(0, 1))
+@settings(deadline=None)
+def test_no_lower_threshold_would_do(count, seed, target):
+    rng = np.random.default_rng(seed)
+    scores, present = rng.integers(0, 9, count) / 9, rng.random(count) < 0.4  # with ties
+    threshold = by_false_positives(scores, present, target)
+    if (~present).any():
+        assert (scores[~present] >= threshold).mean() <= target + 1e-9
+        lower = scores[scores < threshold]
+        if len(lower):
+            assert (scores[~present] >= lower.max()).mean() > target - 1e-9
+    threshold = by_precision(scores, present, target)
+    if threshold <= 1:
+        assert precision_score(present, scores >= threshold, zero_division=1) >= target
+        for lower in {*scores[scores < threshold]}:
+            assert precision_score(present, scores >= lower) < target
+
+
+def test_rates_are_those_of_sklearn():
+    found = rates(SCORES, PRESENT, 0.5)
+    above = SCORES >= 0.5
+    assert found == {
+        "n": 8,
+        "positives": 4,
+        "threshold": 0.5,
+        "fpr": 0.5,
+        "tpr": recall_score(PRESENT, above),
+        "precision": precision_score(PRESENT, above),
+    }
+    nothing = rates(SCORES, np.zeros(8, bool), 0.95)
+    assert nothing["fpr"] == 0
+    assert np.isnan(nothing["tpr"])
+    assert np.isnan(nothing["precision"])
+
+
+def test_a_known_distortion_is_found():
+    """Labels are drawn by expit(2 x - 1) of the logits x: the calibration has to find 2 and -1."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, 20_000)
+    scores, present = expit(logits), rng.random(20_000) < expit(2 * logits - 1)
+    slope, offset, unseen = calibrate(scores, present)
+    assert slope == pytest.approx(2, abs=0.1)
+    assert offset == pytest.approx(-1, abs=0.1)
+    assert reliability(unseen, present)[2] < 0.02 < reliability(scores, present)[2]
+    known = Thresholds(np.zeros(1), 0.5, slope, offset)
+    np.testing.assert_allclose(known.probability(scores[:9]), expit(slope * logits[:9] + offset))
+    assert np.isfinite(to_logit(np.array([0.0, 1.0]))).all()
+
+
+def test_reliability_by_hand():
+    claimed, observed, error = reliability(np.array([0.11, 0.19, 0.95, 1.0]), np.array([0, 1, 1, 1], bool))
+    np.testing.assert_allclose(claimed, [0.15, 0.975])
+    np.testing.assert_allclose(observed, [0.5, 1])
+    assert error == pytest.approx(0.5 * 0.35 + 0.5 * 0.025)
+
+
+def random_samples(count=400, seed=0) -> Samples:
+    """Two species that are told apart, and a third that never occurs."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    truth = np.eye(3)[labels]
+    return Samples(expit(rng.normal(2 * truth - 1.5, 0.8)), truth)
+
+
+def test_thresholds_of_every_species():
+    samples = random_samples()
+    found = find_thresholds(samples, ["a", "b", "c"], 0.05, None)
+    for i, name in enumerate("abc"):
+        assert found["species"][name] == pytest.approx(
+            rates(*samples.of(i), by_false_positives(*samples.of(i), 0.05)), nan_ok=True
+        )
+        assert found["species"][name]["fpr"] <= 0.05
+    assert found["overall"]["fpr"] <= 0.05
+    assert found["overall"]["median"] == np.median([row["threshold"] for row in found["species"].values()])
+    precise = find_thresholds(samples, ["a", "b", "c"], 0.05, 0.95)
+    assert precise["target"] == {"precision": 0.95}
+    assert all(precise["species"][name]["precision"] >= 0.95 for name in "ab")
+    assert precise["species"]["c"]["threshold"] == precise["overall"]["threshold"]  # never seen: that of all together
+
+
+def test_what_is_unknown_counts_for_nothing():
+    samples = random_samples()
+    truth = samples.truth.copy()
+    truth[:50, 0] = np.nan
+    scores, present = Samples(samples.scores, truth).of(0)
+    assert len(scores) == 350
+    assert present.sum() == (samples.truth[50:, 0] == 1).sum()
+    assert len(Samples(samples.scores, truth).all()[0]) == 3 * 400 - 50
+    assert join([samples, samples]).scores.shape == (800, 3)
+
+
+def test_too_little_to_calibrate():
+    with pytest.raises(PipelineError, match="at least 5 positives and negatives; there are 2 and 6"):
+        calibrate(SCORES, np.arange(8) < 2)
+
+
+def test_reviewed_clips(tmp_path):
+    path = tmp_path / "reviewed.csv"
+    path.write_text(
+        "clip,class_id,score,verdict\n1,a,0.9,right\n2,b,0.8,wrong\n3,b,0.7,\n4,z,0.6,right\n5,a,0.5,unsure\n"
+    )
+    samples = samples_of_review(path, ["a", "b"])
+    np.testing.assert_array_equal(samples.truth, [[1, np.nan], [np.nan, 0]])
+    assert samples.of(1)[0].tolist() == [0.8]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no table of judged clips"),
+        ("a,b\n1,2\n", "no table of judged clips"),
+        ("class_id,score,verdict\na,high,right\n", "no table of judged clips"),
+        ("class_id,score,verdict\nz,1,right\n", "judges no clip"),
+    ],
+)
+def test_what_is_no_review(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(PipelineError, match=words):
+        samples_of_review(tmp_path / "r.csv", ["a"])
+
+
+@pytest.mark.slow
+class TestRun:
+    def test_samples_are_what_was_held_back(self, run_of_birds):
+        samples = samples_of_run(run_of_birds)
+        sides = list(run_of_birds.read_split().values())
+        assert samples.scores.shape == (sides.count("holdout") or sides.count("validation"), 3)
+        assert (np.nansum(samples.truth, axis=1) == 1).all()
+        assert ((samples.scores > 0) & (samples.scores < 1)).all()
+
+    def test_predictions_use_them(self, run_of_birds, tmp_path, capsys):
+        target = copied(run_of_birds, tmp_path)
+        ids = [kind.class_id for kind in target.read_species()]
+        facts = {
+            "overall": {"threshold": 0.01},
+            "species": {name: {"threshold": 2.0} for name in ids} | {ids[0]: {"threshold": 0.0}},
+            "calibration": {"slope": 2.0, "offset": -1.0},
+        }
+        (target.folder / "thresholds.json").write_text(json.dumps(facts))
+
+        def detected(**options):
+            (path,) = predict([target], [], tmp_path / "out.csv", ["csv"], **options)
+            with path.open(newline="", encoding="utf-8") as stream:
+                return list(csv.DictReader(stream))
+
+        rows = detected()
+        assert {row["class_id"] for row in rows} == {ids[0]}
+        assert {row["minimum"] for row in rows} == {"0.0"}
+        for row in rows:
+            score = float(row["score"])
+            assert float(row["probability"]) == pytest.approx(expit(2 * np.log(score / (1 - score)) - 1), abs=1e-4)
+        assert {row["class_id"] for row in detected(thresholds="overall")} == set(ids)
+        assert {row["minimum"] for row in detected(thresholds="none")} == {"0.25"}
+        assert {row["minimum"] for row in detected(minimum=0.1)} == {"0.1"}
+        assert "detections by the thresholds of" in capsys.readouterr().out
+
+    def test_command(self, run_of_birds, tmp_path):
+        target = copied(run_of_birds, tmp_path)
+        rng = np.random.default_rng(0)
+        lines = ["clip,class_id,score,verdict"]
+        for i in range(90):
+            right = rng.random() < 0.5
+            name = ["aaaaaa", "bbbbbb", "cccccc"][i % 3]
+            lines.append(f"{i},{name},{expit(rng.normal(right * 2 - 1, 1)):.4f},{'right' if right else 'wrong'}")
+        (tmp_path / "reviewed.csv").write_text("\n".join(lines) + "\n")
+        options = ["--run", target.folder, "--reviewed", tmp_path / "reviewed.csv", "--precision", "0.9"]
+        done = run_script("predict/thresholds.py", *options)
+        assert done.returncode == 0, done.stderr
+        assert "calibration: probability = expit(" in done.stdout
+        known = read_thresholds(target)
+        assert known.minimum.shape == (3,)
+        assert 0 < known.overall < 1
+        assert (target.folder / "thresholds.png").stat().st_size > 10_000
+        assert (target.folder / "roc.png").stat().st_size > 5_000
+        with (target.folder / "thresholds.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["class_id"] for row in rows] == ["aaaaaa", "bbbbbb", "cccccc"]
+        assert all(float(row["precision"]) >= 0.9 for row in rows)
+        (target.folder / "thresholds.json").write_text("{}")
+        with pytest.raises(PipelineError, match=r"thresholds\.json is damaged"):
+            read_thresholds(target)
