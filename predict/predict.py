@@ -37,6 +37,7 @@ from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, detect, lay_onto, smooth
 from predict.formats import Facts, formats
 from predict.scores import Scores, make_scores, read_scores, scores_folder
+from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
 from preprocess.fetchData import fetch, read_description
 from preprocess.loadData import features_folder, load
@@ -47,6 +48,7 @@ from preprocess.segments import open_shards
 from preprocess.shards import Shard
 from train.run import MONITORS, Run, last_run
 
+NOTHING = Filter()  # any species may be expected
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
@@ -180,10 +182,13 @@ def open_member(target: Run, inputs: Sequence[Path], settings: Predict, monitor:
     return Member(target, config, open_loss(config.train.loss, config.train.noise_class > 0), shards, folder)
 
 
-def combine(members: Sequence[Member], settings: Predict, minimum: np.ndarray) -> Iterator[Result]:
+def combine(
+    members: Sequence[Member], settings: Predict, minimum: np.ndarray, expected: Filter = NOTHING
+) -> Iterator[Result]:
     """Yield the result of every recording: the mean of the members, pooled, smoothed and searched for detections.
 
     The segments are those of the first member; scores of members with other segments are laid onto them by overlap.
+    Scores and ranking are multiplied with the weights of the expected species.
     """
     config = members[0].config
     rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
@@ -195,6 +200,9 @@ def combine(members: Sequence[Member], settings: Predict, minimum: np.ndarray) -
         ranking = POOLS[settings.pool](scores) if settings.pool else by_rule
         shown = smooth(scores) if settings.smooth else scores
         row = rows[found.media_id]
+        weights = expected.weights(row)
+        if weights is not None:
+            shown, ranking = shown * weights, ranking * weights
         detections = detect(found.seconds, shown, minimum, settings)
         yield Result(row, root / row.file, found.seconds, shown, ranking, detections)
 
@@ -207,6 +215,7 @@ def predict(
     monitor: str = "",
     jobs: int = 1,
     thresholds: Literal["species", "overall", "none"] = "species",
+    expected: Filter = NOTHING,
     rows: Path | None = None,
     discard: bool = False,
     **settings: Any,
@@ -222,6 +231,7 @@ def predict(
         jobs: processes.
         thresholds: of a single run that has some: that of each species, one for all, or predict.minimum; a minimum in
             the settings takes their place.
+        expected: which species to expect.
         rows: test.csv or sample_submission.csv of a competition.
         discard: remove the working folder of the inputs afterwards.
         settings: fields of `config.Predict` in place of those of the first run.
@@ -260,13 +270,20 @@ def predict(
         probability=(lambda score: float(known.probability(np.float64(score)))) if known else None,
         rows=rows,
     )
+    rest = [row for row in read_table(members[0].config.corpus_dir / "recordings.csv", Recording) if row.part == "test"]
+    unplaced = sum(expected.lacks_place(row) for row in rest)
+    if unplaced:
+        log(
+            f"warning: {unplaced} of {len(rest)} recordings have no place; for them any species is expected. Give one: "
+            "--place LATITUDE LONGITUDE"
+        )
     count = Tally()
     written = []
     for name in names:
         write, ending = formats()[name]
         path = output_path(output, targets, inputs, name, ending, len(names))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(count.over(combine(members, chosen, minimum)), path, facts)
+        write(count.over(combine(members, chosen, minimum, expected)), path, facts)
         written.append(path)
     report(members[0].config, facts, count, written)
     if discard and inputs:
@@ -371,6 +388,20 @@ def main() -> None:
         help="what to use of the thresholds that predict/thresholds.py has put into the run (default: species)",
     )
     parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="join consecutive detections")
+    parser.add_argument("--species", type=Path, help="list of the only species to expect: a class id or name per line")
+    parser.add_argument(
+        "--occurrence",
+        choices=("soft", "strict"),
+        help="weigh scores by what was recorded nearby at that time of the year, or leave out what was not",
+    )
+    parser.add_argument(
+        "--place",
+        nargs=2,
+        type=float,
+        metavar=("LATITUDE", "LONGITUDE"),
+        help="for --occurrence, in degrees, of recordings without a place of their own",
+    )
+    parser.add_argument("--date", default="", help="the same: YYYY-MM-DD")
     parser.add_argument("--rows", type=Path, help="test.csv or sample_submission.csv, for the formats kaggle20..")
     parser.add_argument(
         "--weights", choices=[*MONITORS], default="", help="best by (default: train.monitor of the run)"
@@ -380,9 +411,20 @@ def main() -> None:
     )
     add_jobs_argument(parser)
     args = parser.parse_args()
+    if args.date and np.isnan(day_of_year(args.date)):
+        parser.error("--date is YYYY-MM-DD")
+    if args.place and not (abs(args.place[0]) <= 90 and abs(args.place[1]) <= 180):
+        parser.error("--place is a latitude from -90 to 90 and a longitude from -180 to 180")
     targets = [Run(folder) for folder in args.run] if args.run else [last_run(PROJECT / "runs")]
     settings = {name: getattr(args, name) for name in ("top", "pool", "hop", "smooth", "minimum", "merge")}
     settings = {name: value for name, value in settings.items() if value is not None}
+    expected = Filter(
+        read_list(args.species, targets[0].read_species()) if args.species else None,
+        read_places(targets[0]) if args.occurrence else None,
+        tuple(args.place) if args.place else None,
+        args.date,
+        args.occurrence == "strict",
+    )
     predict(
         targets,
         args.inputs,
@@ -391,6 +433,7 @@ def main() -> None:
         args.weights,
         args.jobs,
         args.thresholds,
+        expected,
         args.rows,
         args.discard,
         **settings,

@@ -6,9 +6,10 @@ Quality is kept on the scale of BirdCLEF: 1 is best, 5 worst, empty or 0 unrated
 import ast
 import calendar
 import csv
+import datetime
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from config import PipelineError
 from preprocess.audio import AudioError
@@ -18,6 +19,11 @@ MAX_TABLE_BYTES = 1 << 29  # the largest real one, 2020, has some 20 MB
 MAX_LITERAL_CHARACTERS = 1 << 14  # a list in a cell; real ones have up to 1,000
 _UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
 TRUTH_COLUMNS = ("MediaId", "ClassId", "BackgroundClassIds")
+_RECORDER = re.compile(
+    r"(?:(?P<site>.+?)(?:_[01](?:\+1)?)?[_-])?(?P<year>(?:19|20)\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)"
+    r"[_T-](?P<hour>\d\d)[-h]?(?P<minute>\d\d)(?:[-m]?\d\d)?(?:[_Z+-].*)?"
+)
+_FIRST_AUDIOMOTH, _LAST_AUDIOMOTH = 0x58000000, 0x80000000  # end of 2016 to 2038
 _DELIMITERS = ",;\t|"
 _XENO_CANTO = re.compile(r"(?<![a-z0-9])XC(\d{1,9})(?!\d)", re.IGNORECASE)
 
@@ -48,6 +54,27 @@ def clean_time(text: str) -> str:
     if match[3] and 1 <= hour <= 12:
         hour = hour % 12 + (12 if match[3] == "pm" else 0)
     return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else ""
+
+
+def recorder_name(file: str) -> tuple[str, str, str]:
+    """Return date, time and site that the name of a recorder's file gives; empty is what it does not say.
+
+    PREFIX_20230512_043000.wav (Song Meter, AudioMoth; T or - in place of _, the prefix may be missing) or eight
+    hexadecimal digits, the seconds since 1970 (older AudioMoths; UTC). The site is the prefix without the channels of
+    Song Meters, else the name of the folder.
+    """
+    path = PurePosixPath(file)
+    folder = path.parent.name
+    match = _RECORDER.fullmatch(path.stem)
+    if match:
+        date = clean_date(f"{match['year']}-{match['month']}-{match['day']}")
+        time = clean_time(f"{match['hour']}:{match['minute']}")
+        if len(date) == len("2023-05-12") and time:
+            return date, time, match["site"] or folder
+    if re.fullmatch(r"[0-9A-F]{8}", path.stem) and _FIRST_AUDIOMOTH <= int(path.stem, 16) < _LAST_AUDIOMOTH:
+        moment = datetime.datetime.fromtimestamp(int(path.stem, 16), datetime.UTC)
+        return moment.strftime("%Y-%m-%d"), moment.strftime("%H:%M"), folder
+    return "", "", folder
 
 
 def clean_number(text: str, limit: float) -> str:

@@ -4,6 +4,7 @@ config.toml                     resolved
 classes.csv                     in the order of the outputs
 features.json                   recipe, encoding and shape; fingerprint of the shards it was trained on
 split.csv                       which recordings were for training, validation and holdout
+places.csv                      where and when those for training were made, as far as that is known
 best_val_{map,loss,acc}.weights.h5, last.weights.h5: train.monitor says which are used
 epoch_0010.weights.h5           every train.checkpoint_every epochs
 state.h5                        weights, optimizer and history of the last epoch, to resume from
@@ -33,7 +34,7 @@ import config as configuration
 from config import Config, PipelineError
 from preprocess.audio import is_audio
 from preprocess.recipes import Encoding
-from preprocess.recordings import Species, read_table, write_table
+from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.whole import whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
@@ -129,6 +130,13 @@ class Run:
         rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
         write_rows(self.folder / "split.csv", rows)
         write_text(self.folder / "config.toml", configuration.to_toml(config))
+
+    def note_places(self, recordings: Iterable[Recording]) -> None:
+        """Keep where and when recordings were made, as far as that is known, in places.csv."""
+        names = ("class_id", "latitude", "longitude", "date")
+        rows = [{name: getattr(row, name) for name in names} for row in recordings if row.latitude and row.longitude]
+        if rows:
+            write_rows(self.folder / "places.csv", rows)
 
     def check_same(self, config: Config) -> None:
         """Raise a PipelineError that names the settings in which the run differs from config."""

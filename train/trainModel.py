@@ -149,9 +149,14 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     from train.devices import data_parallel
     from train.mlflow_log import require_mlflow
 
+    def start() -> None:
+        target.start(config, data.species, stamp, sides)
+        rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+        target.note_places(row for row in rows if sides.get(row.media_id) == "train")
+
     require_mlflow(config)
     with data_parallel(config):
-        fit(config, target, data, lambda: target.start(config, data.species, stamp, sides), stops)
+        fit(config, target, data, start, stops)
 
 
 def fit(

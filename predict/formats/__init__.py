@@ -37,6 +37,7 @@ Format = Callable[[Iterable[Result], Path, Facts], None]
 def formats() -> dict[str, tuple[Format, str]]:
     """Return name -> the function, and the ending of its file; "/" is a folder."""
     from predict.formats import annotations, competitions, tables
+    from predict.formats.activity import activity
 
     return {
         "birdclef2016": (competitions.birdclef2016, ".csv"),
@@ -49,6 +50,7 @@ def formats() -> dict[str, tuple[Format, str]]:
         "csv": (tables.tidy_csv, ".csv"),
         "parquet": (tables.parquet, ".parquet"),
         "json": (tables.json_file, ".json"),
+        "activity": (activity, "/"),
         "raven": (annotations.raven, ".txt"),
         "audacity": (annotations.audacity, "/"),
         "kaleidoscope": (annotations.kaleidoscope, ".csv"),

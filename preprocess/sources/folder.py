@@ -1,4 +1,7 @@
-"""A folder (or single file) of audio without labels, as `predict.sh` takes it."""
+"""A folder (or single file) of audio without labels, as `predict.sh` takes it.
+
+Date, time and site are what the names of recorders' files say.
+"""
 
 import os
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from config import PipelineError
 from preprocess import audio
+from preprocess.metadata import recorder_name
 from preprocess.recordings import Recording, Reject
 from preprocess.sources import Corpus
 
@@ -53,4 +57,5 @@ class Source:
 
 
 def _recording(name: str) -> Recording:
-    return Recording(media_id=name, file=name, part="test", group=name)
+    date, time, site = recorder_name(name)
+    return Recording(media_id=name, file=name, part="test", group=name, date=date, time=time, locality=site)

@@ -10,8 +10,9 @@ import pandas
 import pytest
 
 from config import PipelineError, Predict
-from predict.detections import Result, detect
+from predict.detections import Detection, Result, detect
 from predict.formats import Facts, formats
+from predict.formats.activity import clock, hours_of, slot_of
 from predict.formats.competitions import time_code
 from predict.runfile import read_run_file
 from preprocess.recordings import Recording, Species
@@ -249,6 +250,49 @@ def test_json(tmp_path):
         "score": round(1.6 / 3, 6),
     }
     assert json.loads(written("json", tmp_path, results=[]).read_text())["recordings"] == []
+
+
+# Activity
+
+DAWN = dataclasses.replace(
+    result(duration=4000.0),
+    recording=dataclasses.replace(
+        result().recording, date="2023-05-12", time="04:30", locality="wood", duration=4000.0
+    ),
+    detections=[Detection(10, 15, 0, 0.9), Detection(1799, 1804, 1, 0.8), Detection(1801, 1806, 0, 0.7)],
+)
+
+
+def test_activity(tmp_path):
+    """04:30 and 4,000 s: 30 minutes of the first hour, 36.67 of the second; a detection is where it begins."""
+    again = dataclasses.replace(DAWN, recording=dataclasses.replace(DAWN.recording, date="2023-05-13"), detections=[])
+    folder = written("activity", tmp_path, results=[DAWN, again, QUIET])
+    table = pandas.read_csv(folder / "activity.csv", dtype={"class_id": str}, keep_default_na=False)
+    rows = [
+        tuple(row) for row in table[["site", "date", "hour", "minutes", "class_id", "detections"]].to_numpy().tolist()
+    ]
+    assert rows == [
+        ("", "", -1, 0.08, "", 0),
+        ("wood", "2023-05-12", 4, 30.0, "amecro", 1),
+        ("wood", "2023-05-12", 4, 30.0, "brnowl", 1),
+        ("wood", "2023-05-12", 5, 36.67, "amecro", 1),
+        ("wood", "2023-05-13", 4, 30.0, "", 0),
+        ("wood", "2023-05-13", 5, 36.67, "", 0),
+    ]
+    assert (folder / "activity.png").stat().st_size > 10_000
+
+
+def test_activity_over_midnight_and_without_a_clock():
+    start = clock("2023-12-31", "23:59")
+    assert hours_of("s", start, 7320) == [
+        (("s", "2023-12-31", 23), 60.0),
+        (("s", "2024-01-01", 0), 3600.0),
+        (("s", "2024-01-01", 1), 3600.0),
+        (("s", "2024-01-01", 2), 60.0),
+    ]
+    assert clock("2023-12", "23:59") is clock("2023-12-31", "") is None
+    assert hours_of("s", None, 70) == [(("s", "", -1), 70)]
+    assert slot_of("s", start, 61) == ("s", "2024-01-01", 0)
 
 
 # Programs for listening

@@ -11,8 +11,9 @@ import soundfile
 import config as configuration
 from config import ConfigError, PipelineError
 from preprocess.fetchData import fetch
+from preprocess.metadata import recorder_name
 from preprocess.recordings import Recording, Reject, read_table
-from preprocess.sources import classfolders, esc50, table
+from preprocess.sources import classfolders, esc50, folder, table
 
 
 def sound(path: Path) -> None:
@@ -232,3 +233,35 @@ class TestTable:
         fetch(config, 1)
         assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
         assert [r.reason for r in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["duplicate_media_id"]
+
+
+# Names of recorders' files
+
+
+@pytest.mark.parametrize(
+    ("file", "date", "time", "site"),
+    [
+        ("20230512_043000.WAV", "2023-05-12", "04:30", ""),
+        ("pond/20230512_043000T.WAV", "", "", "pond"),
+        ("pond/24F31904_20230512_043000.WAV", "2023-05-12", "04:30", "24F31904"),
+        ("S4A01234_20180610_050000.wav", "2018-06-10", "05:00", "S4A01234"),
+        ("Data/SM304472_0+1_20180610_043000.wav", "2018-06-10", "04:30", "SM304472"),
+        ("MSD-2_1_20220101_235959.flac", "2022-01-01", "23:59", "MSD-2"),
+        ("a/site A/5CC9A1B0.WAV", "2019-05-01", "13:40", "site A"),
+        ("20230512T043000+1000_Wood.wav", "2023-05-12", "04:30", ""),
+        ("2023-05-12T04-30-00.wav", "2023-05-12", "04:30", ""),
+        ("wood/20231399_043000.wav", "", "", "wood"),
+        ("wood/BIRD_20230512_256000.wav", "", "", "wood"),
+        ("DEADBEEF.WAV", "", "", ""),
+        ("12345678.WAV", "", "", ""),
+        ("birds/XC134896.mp3", "", "", "birds"),
+    ],
+)
+def test_names_of_recorders(file, date, time, site):
+    assert recorder_name(file) == (date, time, site)
+
+
+def test_a_folder_knows_when_and_where(tmp_path):
+    sound(tmp_path / "pond" / "A1_20230512_043000.wav")
+    (row,) = folder.Source(root=str(tmp_path)).read(tmp_path).recordings
+    assert (row.date, row.time, row.locality, row.class_id) == ("2023-05-12", "04:30", "A1", "")
