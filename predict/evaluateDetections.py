@@ -75,13 +75,25 @@ def read_detections(path: Path) -> tuple[list[Event], dict[str, str], dict[str, 
     names: dict[str, str] = {}
     lengths: dict[str, float] = {}
     events = []
-    for row in _read(path, ",", ("file", "start", "end", "class_id", "score")):
+    for row in read_table_of_detections(path):
         events.append(Event(row["file"], *_numbers(path, row, ("start", "end")), row["class_id"], float(row["score"])))
         lengths[row["file"]] = float(row.get("duration") or 0)
         for key in ("class_id", "scientific_name", "vernacular_name"):
             names.setdefault(fold(row.get(key) or ""), row["class_id"])
     names.pop("", None)
     return events, names, lengths
+
+
+def read_table_of_detections(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a tidy CSV of detections.
+
+    Raises:
+        PipelineError: if it cannot be read or lacks a column, or a time or score is no number.
+    """
+    rows = _read(path, ",", ("file", "start", "end", "class_id", "score"))
+    for row in rows:
+        _numbers(path, row, ("start", "end", "score"))
+    return rows
 
 
 def read_truth(path: Path, column: str = "") -> list[Event]:
@@ -144,7 +156,7 @@ def _numbers(path: Path, row: dict[str, str], names: Sequence[str]) -> list[floa
     try:
         return [float(row[name]) for name in names]
     except ValueError:
-        raise PipelineError(f"{path}: a time is no number: {[row[name] for name in names]}") from None
+        raise PipelineError(f"{path}: no number: {[row[name] for name in names]}") from None
 
 
 # Cells

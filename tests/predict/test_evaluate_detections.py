@@ -134,7 +134,7 @@ def test_files_are_found_by_their_names():
     ("name", "text", "words"),
     [
         ("t.csv", "file,start\n", "no column 'end'"),
-        ("t.csv", "file,start,end,class_id\na,x,1,b\n", "a time is no number"),
+        ("t.csv", "file,start,end,class_id\na,x,1,b\n", "no number"),
         ("t.txt", "Selection\n", "no column 'begin time"),
         ("t.txt", None, "cannot be read"),
         ("", None, "holds no selection table"),

@@ -1,0 +1,179 @@
+"""Clips to be judged: what is chosen, what is cut, and the page, also in a real browser."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from config import PipelineError
+from predict.reviewSegments import Clip, balanced, choose, cut, picture
+from predict.thresholds import samples_of_review
+from tests.conftest import run_script
+from tests.pages import StrictPage
+
+RATE = 24_000
+
+
+def rows(scores, class_id="robin") -> list[dict[str, str]]:
+    return [
+        {"file": f"{i}.wav", "start": "1.0", "end": "2.0", "class_id": class_id, "score": f"{score}"}
+        for i, score in enumerate(scores)
+    ]
+
+
+def test_the_best_are_chosen():
+    chosen = choose(rows([0.2, 0.9, 0.5]) + rows([0.1, 0.3], "wren"), "top", 2, [], 0)
+    assert [(clip.class_id, clip.score) for clip in chosen] == [
+        ("robin", 0.9),
+        ("robin", 0.5),
+        ("wren", 0.3),
+        ("wren", 0.1),
+    ]
+    assert {clip.class_id for clip in choose(rows([0.2]) + rows([0.1], "wren"), "top", 2, ["wren"], 0)} == {"wren"}
+    with pytest.raises(PipelineError, match=r"dodo was not detected\. Detected were: robin"):
+        choose(rows([0.5]), "top", 2, ["dodo"], 0)
+
+
+def test_the_seed_chooses():
+    scores = np.linspace(0, 1, 50)
+    first = choose(rows(scores), "random", 10, [], 0)
+    assert first == choose(rows(scores), "random", 10, [], 0) != choose(rows(scores), "random", 10, [], 1)
+    assert len({clip.name for clip in first}) == 10
+
+
+def test_balanced_takes_alike_from_all_scores():
+    """Of 1,000 scores near 0 and two in each of the other bands, every band gives two before any gives three."""
+    scores = np.concatenate([np.full(1000, 0.05), np.repeat(np.arange(0.15, 1, 0.1), 2)])
+    chosen = scores[balanced(scores, 20, np.random.default_rng(0))]
+    assert sorted(np.histogram(chosen, np.arange(0, 1.01, 0.1))[0].tolist()) == [2] * 10
+    assert len(balanced(scores, 30, np.random.default_rng(0))) == 30
+    assert len(set(balanced(scores, 2000, np.random.default_rng(0)).tolist())) == 1018
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """A file of 10 s that is silent but for a tone of 3 kHz from 4 to 6 s."""
+    folder = tmp_path / "site"
+    (folder / "a b").mkdir(parents=True)
+    time = np.arange(10 * RATE) / RATE
+    tone = np.where((time >= 4) & (time < 6), 0.1 * np.sin(2 * np.pi * 3000 * time), 0)
+    soundfile.write(folder / "a b" / "x.wav", np.stack([tone, tone], axis=1), RATE)
+    return folder
+
+
+def test_a_clip_holds_the_detection_and_a_second_around_it(sounds, tmp_path):
+    clip = Clip("c", "a b/x.wav", 4.0, 6.0, "robin", "Robin", 0.9)
+    assert cut(clip, sounds, tmp_path) == ""
+    samples, rate = soundfile.read(tmp_path / "c.flac")
+    assert rate == RATE
+    assert len(samples) == 4 * RATE
+    loud = np.abs(samples) > 0.1
+    assert loud.argmax() / RATE == pytest.approx(1, abs=0.01)
+    assert (len(loud) - loud[::-1].argmax()) / RATE == pytest.approx(3, abs=0.01)
+    assert np.abs(samples).max() == pytest.approx(0.9, abs=0.01)
+    image = np.asarray(Image.open(tmp_path / "c.png"))
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    assert (1 - (row + 0.5) / image.shape[0]) * RATE / 2 == pytest.approx(3000, abs=100)
+    assert 1 < column / image.shape[1] * 4 < 3
+    before = (tmp_path / "c.flac").stat().st_mtime_ns
+    assert cut(clip, sounds, tmp_path) == ""
+    assert (tmp_path / "c.flac").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("file", "start", "words"),
+    [("gone.wav", 1.0, "."), ("../secret.wav", 1.0, "leads out of"), ("a b/x.wav", 60.0, "no sound there")],
+)
+def test_what_cannot_be_cut(sounds, tmp_path, file, start, words):
+    soundfile.write(tmp_path / "secret.wav", np.zeros(RATE), RATE)
+    assert re.search(words, cut(Clip("c", file, start, start + 1, "robin", "Robin", 0.9), sounds, tmp_path))
+    assert not list(tmp_path.glob("c.*"))
+
+
+def test_silence_is_black():
+    assert picture(np.zeros(RATE, np.float32), RATE).max() == 0
+    assert picture(np.random.default_rng(0).normal(size=RATE).astype(np.float32), RATE).shape[0] == 256
+
+
+@pytest.fixture
+def review(sounds, tmp_path):
+    """A page made by the command, and its folder."""
+    table = tmp_path / "detections.csv"
+    table.write_text(
+        "file,start,end,class_id,vernacular_name,score\n"
+        'a b/x.wav,4,6,robin,"Robin ""</script>"" & <b>",0.9\n'
+        "a b/x.wav,0,3,wren,Wren,0.4\n"
+        "gone.wav,0,3,wren,Wren,0.3\n"
+    )
+    done = run_script(
+        "predict/reviewSegments.py",
+        table,
+        "--audio",
+        sounds,
+        "--output",
+        tmp_path / "out",
+        "--how",
+        "top",
+        "--jobs",
+        "1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left out: gone.wav at 0.0 s:" in done.stdout
+    assert "index.html: 2 clips of 2 species; 1 left out" in done.stdout
+    return tmp_path / "out"
+
+
+def test_the_page(review):
+    text = (review / "index.html").read_text(encoding="utf-8")
+    page = StrictPage(text)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert "http" not in text
+    data = json.loads(re.search(r'id="clips"[^>]*>(.*?)</script>', text)[1])
+    assert [clip["title"] for clip in data] == ['Robin "</script>" & <b>', "Wren"]
+    for clip in data:
+        assert (review / "clips" / f"{clip['name']}.flac").exists()
+        assert (review / "clips" / f"{clip['name']}.png").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_judging_in_a_browser(review, tmp_path):
+    """Keys judge, the table is what thresholds.py reads, and names are shown as they are."""
+    text = (review / "index.html").read_text(encoding="utf-8")
+    presses = """<script>
+      const named = document.getElementById("species").textContent;
+      const press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+      press("r"); press("ArrowLeft"); press("W"); press("u");
+      const shown = [named, document.getElementById("where").textContent, table()];
+      document.body.innerHTML = ""; const pre = document.createElement("pre"); pre.id = "result";
+      pre.textContent = JSON.stringify(shown); document.body.append(pre);
+    </script></body>"""
+    (review / "pressed.html").write_text(text.replace("</body>", presses), encoding="utf-8")
+    flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'browser'}"
+    flags += " --disable-background-networking --disable-component-update --disable-sync --dump-dom"
+    command = ["chromium", *flags.split(), (review / "pressed.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
+    named, where, table = json.loads(html.unescape(found[1]))
+    assert named == 'Robin "</script>" & <b>'
+    assert where == "Clip 2 of 2; 2 judged"
+    judged = list(csv.DictReader(table.splitlines()))
+    assert [(row["class_id"], row["verdict"]) for row in judged] == [("robin", "wrong"), ("wren", "unsure")]
+    (tmp_path / "reviewed.csv").write_text(table)
+    samples = samples_of_review(tmp_path / "reviewed.csv", ["robin", "wren"])
+    np.testing.assert_array_equal(samples.truth, [[0, np.nan]])
+
+
+def test_nothing_to_review(sounds, tmp_path):
+    table = tmp_path / "detections.csv"
+    table.write_text("file,start,end,class_id,score\n")
+    done = run_script("predict/reviewSegments.py", table, "--audio", sounds)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {table} holds no detection. Predict with a lower --minimum.\n"
