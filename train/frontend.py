@@ -4,6 +4,8 @@ They serve training on stored sound (the recipe waveform) and exported models. E
 1e-4 of a recording, up to the rounding of the store.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -29,19 +31,98 @@ STORE_ONLY = frozenset(
 class FrontEnd(keras.layers.Layer):
     """Turns samples, shares of full scale, float [batch, samples], into values [batch, frames, bins(, channels)]."""
 
-    def __init__(self, recipe: Any, **kwargs: Any) -> None:
-        """Keep a recipe with its options."""
+    def __init__(self, recipe: Any, portable: bool = False, **kwargs: Any) -> None:
+        """Keep a recipe with its options; portable: without Fourier transforms, which not every runtime has."""
         super().__init__(**kwargs)
-        self.recipe = recipe
+        self.recipe, self.spectra = recipe, convolved_spectra if portable else power_spectra
         self.length = getattr(recipe, "window", 0) or recipe.n_fft  # samples of a frame
 
     def call(self, samples: Any) -> Any:
         """Return the values of whole frames."""
-        return _TRANSFORMS[type(self.recipe)](self.recipe, ops.convert_to_tensor(samples))
+        return _TRANSFORMS[type(self.recipe)](self.recipe, ops.convert_to_tensor(samples), self.spectra)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         """Return [batch, frames, bins(, channels)]."""
         return shape[0], (shape[1] - self.length) // self.recipe.hop + 1, *self.recipe.shape
+
+
+class StoredView(keras.layers.Layer):
+    """Turns the values of a front end into what the network gets of a recording of exactly that length.
+
+    They are rounded as the store rounds them, cells that the energy mask drops get the fill value, and frames that it
+    leaves empty go: the rest moves to the front, and the end is filled up (preprocess/mask.py, preprocess/segments.py).
+    """
+
+    def __init__(self, recipe: Any, features: Features, **kwargs: Any) -> None:
+        """Keep a recipe and what of its mask is used."""
+        super().__init__(**kwargs)
+        self.recipe, self.features = recipe, features
+
+    def call(self, values: Any) -> Any:
+        """Return values [batch, frames, bins(, channels)] of the same shape."""
+        stored = self.rounded(values)
+        if not isinstance(self.recipe, birdclef2016.Recipe) or not (self.features.mask or self.features.drop_columns):
+            return stored
+        kept = self.kept_cells(values)
+        frames = values.shape[1]
+        fill = self.recipe.encoding.fill_code * self.recipe.encoding.scale_factor + self.recipe.encoding.add_offset
+        cell_of_frame, widths = np.arange(frames) // self.recipe.cell_frames, np.diff(self.recipe.edges)
+        columns = ops.ones_like(kept[..., 0])
+        if self.features.drop_columns:
+            bins = int(self.recipe.edges[-1])
+            columns = bins - ops.sum(kept * widths.astype(np.float32), axis=2) <= np.floor(0.95 * bins)
+            columns = ops.cast(columns, "float32")
+        if self.features.mask:
+            band_of_bin = np.repeat(np.arange(len(widths)), widths)
+            shown = ops.take(ops.take(kept, cell_of_frame, axis=1), band_of_bin, axis=2)
+            stored = stored * shown + fill * (1 - shown)
+        here = ops.take(columns, cell_of_frame, axis=1)
+        place = np.arange(frames, dtype=np.float32)
+        order = ops.argsort((1 - here) * frames + place, axis=1)
+        stored = ops.take_along_axis(stored, ops.cast(order[..., None], "int32"), axis=1)
+        inside = ops.cast(place < ops.sum(here, axis=1, keepdims=True), "float32")[..., None]  # none: all is padding
+        return stored * inside + fill * (1 - inside)
+
+    def rounded(self, values: Any) -> Any:
+        """Return values as they come back from the store."""
+        encoding = self.recipe.encoding
+        if np.dtype(encoding.dtype).kind == "f":
+            return ops.cast(ops.cast(values, encoding.dtype), "float32")
+        limits = np.iinfo(encoding.dtype)
+        codes = ops.round((values - encoding.add_offset) / encoding.scale_factor)
+        return ops.clip(codes, float(limits.min), float(limits.max)) * encoding.scale_factor + encoding.add_offset
+
+    def kept_cells(self, values: Any) -> Any:
+        """Return the energy mask of recordings, float32 0 or 1, [batch, cells, bands]."""
+        recipe, frames = self.recipe, values.shape[1]
+        sums, squares, means, peaks = 0.0, 0.0, [], []
+        membership = np.repeat(np.eye(len(recipe.edges) - 1, dtype=np.float32), np.diff(recipe.edges), axis=0)
+        for start in range(0, frames, recipe.cell_frames):
+            cell = values[:, start : start + recipe.cell_frames]
+            totals = ops.matmul(ops.sum(cell, axis=1), membership)
+            means.append(totals / (cell.shape[1] * np.diff(recipe.edges)).astype(np.float32))
+            sums, squares = sums + totals, squares + ops.matmul(ops.sum(cell * cell, axis=1), membership)
+            loudest = []
+            for low, high in pairwise(recipe.edges.tolist()):
+                own = ops.reshape(cell[:, :, low:high], (-1, cell.shape[1] * (high - low)))
+                take = min(recipe.loudest, own.shape[1])
+                loudest.append(ops.mean(ops.top_k(own, take)[0], axis=1))
+            peaks.append(ops.stack(loudest, axis=1))
+        sizes = (frames * np.diff(recipe.edges)).astype(np.float32)
+        mean = sums / sizes
+        deviation = ops.sqrt(ops.maximum(squares / sizes - mean * mean, 0.0))
+        level = recipe.level_factor * (mean + deviation)
+        means, peaks = ops.stack(means, axis=1), ops.stack(peaks, axis=1)
+        kept = ops.cast(ops.logical_and(means >= 0, peaks >= level[:, None]), "float32")
+        if not recipe.dilate:
+            return kept
+        across = ops.maximum(ops.pad(kept[:, 1:], _AFTER), ops.pad(kept[:, :-1], _BEFORE))
+        along = ops.maximum(ops.pad(kept[:, :, 1:], _RIGHT), ops.pad(kept[:, :, :-1], _LEFT))
+        return ops.maximum(kept, ops.maximum(across, along))
+
+
+_BEFORE, _AFTER = [[0, 0], [1, 0], [0, 0]], [[0, 0], [0, 1], [0, 0]]
+_LEFT, _RIGHT = [[0, 0], [0, 0], [1, 0]], [[0, 0], [0, 0], [0, 1]]
 
 
 def power_spectra(samples: Any, window: np.ndarray, n_fft: int, hop: int) -> Any:
@@ -51,33 +132,46 @@ def power_spectra(samples: Any, window: np.ndarray, n_fft: int, hop: int) -> Any
     return real * real + imaginary * imaginary
 
 
-def _log_psd(recipe: birdclef2016.Recipe, samples: Any) -> Any:
+def convolved_spectra(samples: Any, window: np.ndarray, n_fft: int, hop: int) -> Any:
+    """Return what `power_spectra` returns, by a convolution with the windowed sines and cosines of the transform."""
+    bins = n_fft // 2 + 1
+    turns = np.outer(np.arange(len(window)), np.arange(bins)) % n_fft  # whole turns left out, for precision
+    waves = np.concatenate([np.cos(2 * np.pi / n_fft * turns), np.sin(2 * np.pi / n_fft * turns)], axis=1)
+    kernel = (waves * window[:, None]).astype(np.float32)[:, None]
+    both = ops.conv(samples[..., None], ops.convert_to_tensor(kernel), strides=hop, padding="valid")
+    return both[..., :bins] ** 2 + both[..., bins:] ** 2
+
+
+Spectra = Callable[[Any, np.ndarray, int, int], Any]
+
+
+def _log_psd(recipe: birdclef2016.Recipe, samples: Any, spectra: Spectra) -> Any:
     window = np.hanning(recipe.n_fft) * _FULL_SCALE
     window *= np.sqrt(2.0 / (recipe.sample_rate * np.sum(np.hanning(recipe.n_fft) ** 2)))
     factor = np.ones(recipe.n_fft // 2 + 1, np.float32)
     factor[[0, -1]] = 0.5
-    power = power_spectra(samples, window, recipe.n_fft, recipe.hop) * factor
+    power = spectra(samples, window, recipe.n_fft, recipe.hop) * factor
     return _log10(ops.maximum(power[..., : recipe.bins], 10.0**birdclef2016.FLOOR))
 
 
-def _energies(recipe: logmel.MelBands, samples: Any, window: np.ndarray) -> Any:
-    power = power_spectra(samples, window, recipe.n_fft, recipe.hop)
+def _energies(recipe: logmel.MelBands, samples: Any, window: np.ndarray, spectra: Spectra) -> Any:
+    power = spectra(samples, window, recipe.n_fft, recipe.hop)
     # The square root of 0 has no derivative; 1e-20 is -200 dB.
-    spectra = ops.sqrt(ops.maximum(power, 1e-20)) if recipe.power == 1 else power
-    return ops.matmul(spectra, recipe.matrix)
+    summed = ops.sqrt(ops.maximum(power, 1e-20)) if recipe.power == 1 else power
+    return ops.matmul(summed, recipe.matrix)
 
 
-def _log_mel(recipe: logmel.Recipe, samples: Any) -> Any:
-    energies = _energies(recipe, samples, hann(recipe.window))
+def _log_mel(recipe: logmel.Recipe, samples: Any, spectra: Spectra) -> Any:
+    energies = _energies(recipe, samples, hann(recipe.window), spectra)
     return _log10(ops.maximum(energies, recipe.floor)) * recipe.decibel
 
 
-def _vggish(recipe: vggish.Recipe, samples: Any) -> Any:
-    return ops.log(_energies(recipe, samples, hann(recipe.window)) + recipe.floor)
+def _vggish(recipe: vggish.Recipe, samples: Any, spectra: Spectra) -> Any:
+    return ops.log(_energies(recipe, samples, hann(recipe.window), spectra) + recipe.floor)
 
 
-def _pcen(recipe: pcen.Recipe, samples: Any) -> Any:
-    energies = _energies(recipe, samples, hann(recipe.window)) * pcen.SCALE
+def _pcen(recipe: pcen.Recipe, samples: Any, spectra: Spectra) -> Any:
+    energies = _energies(recipe, samples, hann(recipe.window), spectra) * pcen.SCALE
     frames, share = energies.shape[1], recipe.smoothing
     steps = np.arange(frames)
     decay = share * (1 - share) ** np.maximum(0, steps[:, None] - steps) * (steps[:, None] >= steps)
@@ -87,13 +181,13 @@ def _pcen(recipe: pcen.Recipe, samples: Any) -> Any:
     return ops.power(gained + recipe.bias, recipe.exponent) - recipe.bias**recipe.exponent
 
 
-def _three_windows(recipe: threewindows.Recipe, samples: Any) -> Any:
-    channels = [_energies(recipe, samples, taper) for taper in recipe.tapers]
+def _three_windows(recipe: threewindows.Recipe, samples: Any, spectra: Spectra) -> Any:
+    channels = [_energies(recipe, samples, taper, spectra) for taper in recipe.tapers]
     return _log10(ops.maximum(ops.stack(channels, axis=-1), recipe.floor)) * recipe.decibel
 
 
-def _log_magnitudes(recipe: sprengel2016.Recipe, samples: Any) -> Any:
-    power = power_spectra(samples, hann(recipe.n_fft), recipe.n_fft, recipe.hop)[..., : recipe.bins]
+def _log_magnitudes(recipe: sprengel2016.Recipe, samples: Any, spectra: Spectra) -> Any:
+    power = spectra(samples, hann(recipe.n_fft), recipe.n_fft, recipe.hop)[..., : recipe.bins]
     return 0.5 * _log10(ops.maximum(power, 10.0 ** (2 * sprengel2016.FLOOR)))
 
 

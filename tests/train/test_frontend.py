@@ -27,12 +27,13 @@ RECIPES = {
 }
 
 
+@pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("name", RECIPES)
-def test_layer_is_the_recipe(name, tmp_path):
+def test_layer_is_the_recipe(name, portable, tmp_path):
     """Within 1e-4 of the range of the values; a recording of 3 s and a quiet one."""
     recipe = RECIPES[name]
     sounds = np.stack([sweep(3, recipe.sample_rate), sweep(3, recipe.sample_rate, 1) // 50])
-    layer = FrontEnd(recipe)
+    layer = FrontEnd(recipe, portable)
     found = ops.convert_to_numpy(layer(sounds.astype(np.float32) / 32768))
     assert found.shape == layer.compute_output_shape(sounds.shape)
     for sound, values in zip(sounds, found, strict=True):

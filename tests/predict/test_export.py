@@ -1,0 +1,170 @@
+"""Exports: the front end with rounding and mask in the model, and every format loaded by its own runtime."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+
+from config import Features, PipelineError
+from predict.exportModel import FORMATS, build, check, export, find_examples, segment_samples, why_no_waveforms
+from predict.predict import load_run, predict
+from predict.runfile import read_run_file
+from preprocess.recipes import birdclef2016, logmel, open_recipe
+from preprocess.recordings import Recording
+from preprocess.segments import SegmentReader
+from preprocess.shards import open_shard, write_shard
+from tests.predict.test_predict import copied
+from train.frontend import FrontEnd, StoredView
+from train.run import Run
+
+
+def stored(recipe, features, sounds, folder) -> np.ndarray:
+    """Return what stage 3 and the reader make of sounds, float [n, frames, bins]."""
+    rows = []
+    for i, sound in enumerate(sounds):
+        soundfile.write(folder / f"{i}.wav", sound, recipe.sample_rate, subtype="PCM_16")
+        rows.append((Recording(str(i), f"{i}.wav", part="test"), f"{i}.wav"))
+    assert write_shard(folder / "test-00000-of-00001.h5", recipe, "{}", folder, rows, "x") == []
+    reader = SegmentReader(
+        [open_shard(folder / "test-00000-of-00001.h5")], features.segment_frames, features.mask, features.drop_columns
+    )
+    codes = reader.read(range(len(sounds)), [0] * len(sounds))
+    return codes * reader.encoding.scale_factor + reader.encoding.add_offset
+
+
+def birds(count: int, samples: int, rate: int) -> np.ndarray:
+    """Chirps of other lengths and places over noise; the last sound is silent, the one before only noise."""
+    rng = np.random.default_rng(0)
+    time = np.arange(samples) / rate
+    sounds = rng.normal(0, 0.002, (count, samples))
+    for sound in sounds[:-2]:
+        for _ in range(rng.integers(1, 4)):
+            middle, width, pitch = rng.uniform(0, time[-1]), rng.uniform(0.05, 0.3), rng.uniform(1500, 5000)
+            sound += 0.2 * np.exp(-(((time - middle) / width) ** 2)) * np.sin(2 * np.pi * pitch * time)
+    sounds[-1] = 0
+    return (sounds.clip(-1, 1) * 32767).round().astype(np.int16)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("drop", [True, False])
+@pytest.mark.parametrize("frames", [150, 130])
+def test_mask_and_rounding_are_those_of_the_store(tmp_path, mask, drop, frames):
+    """On sounds of exactly the length of a segment; whole cells, and a last one that is shorter."""
+    recipe, features = birdclef2016.Recipe(), Features(mask=mask, drop_columns=drop, segment_frames=frames)
+    sounds = birds(8, (frames - 1) * 256 + 512, 16_000)
+    expected = stored(recipe, features, sounds, tmp_path)
+    values = FrontEnd(recipe)(sounds.astype(np.float32) / 32768)
+    found = keras.ops.convert_to_numpy(StoredView(recipe, features)(values))
+    differ = np.abs(found - expected) > 1e-4
+    assert np.abs(found - expected)[differ].max(initial=0) <= 0.0501 or differ.mean() < 1e-3
+    assert differ.mean() < 2e-3  # values at the border of two codes may fall to the other side
+    if mask:
+        assert (expected == 0).mean() > 0.2
+
+
+def test_rounding_of_mel_bands(tmp_path):
+    recipe = logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, floor=1e-10)
+    features = Features(recipe="logmel", segment_frames=50)
+    sounds = birds(4, 49 * 640 + 1024, 32_000)
+    expected = stored(recipe, features, sounds, tmp_path)
+    found = StoredView(recipe, features)(FrontEnd(recipe)(sounds.astype(np.float32) / 32768))
+    assert (np.abs(keras.ops.convert_to_numpy(found) - expected) > 1e-3).mean() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "words"),
+    [
+        ("sprengel2016", {}, "signal and noise"),
+        ("passau", {}, "cleaned before"),
+        ("passau", {"clean": "none"}, ""),
+        ("waveform", {"trim": True}, "trimmed"),
+        ("waveform", {}, ""),
+        ("birdclef2016", {}, ""),
+    ],
+)
+def test_what_keeps_a_run_from_taking_sound(recipe, options, words):
+    import config as configuration
+
+    config = configuration.Config(features=Features(recipe=recipe, options=options))
+    reason = why_no_waveforms(config)
+    assert words in reason
+    assert bool(words) == bool(reason)
+
+
+@pytest.mark.slow
+class TestExports:
+    @pytest.fixture(scope="class")
+    def exported(self, run_of_birds, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("export") / "birds"
+        (run_of_birds.folder / "thresholds.json").unlink(missing_ok=True)
+        return export(run_of_birds, folder, list(FORMATS)), folder
+
+    def test_all_are_there_and_agree(self, exported, run_of_birds):
+        facts, folder = exported
+        assert set(facts["largest_difference_from_the_run"]) == set(FORMATS)
+        for differences in facts["largest_difference_from_the_run"].values():
+            assert set(differences) == {"segments", "waveforms"}
+            assert max(differences.values()) <= 1e-4
+        for form in ("segments", "waveforms"):
+            for path in FORMATS.values():
+                assert (folder / path.format(form=form)).exists()
+        written = json.loads((folder / "export.json").read_text())
+        assert written["inputs"] == {"segments": [None, 310, 200], "waveforms": [None, 309 * 256 + 512]}
+        assert written["sample_rate"] == 16_000
+        assert (folder / "classes.csv").read_bytes() == (run_of_birds.folder / "classes.csv").read_bytes()
+        text = (folder / "README.md").read_text()
+        assert "ranks 3 species in segments of 4.98 s" in text
+        assert "| aaaaaa |" in text
+
+    def test_a_waveform_has_the_scores_of_a_recording(self, exported, run_of_birds, test_sounds, tmp_path):
+        """Through stages 2, 3 and 5 and through the ONNX export, which knows nothing of this project."""
+        import onnxruntime
+
+        facts, folder = exported
+        rng = np.random.default_rng(0)
+        time = np.arange(facts["samples"]) / 16_000
+        birds = tmp_path / "exact"
+        birds.mkdir()
+        sounds = {}
+        for i, pitch in enumerate((1200, 2500, 4000)):
+            sound = 0.3 * np.sin(2 * np.pi * pitch * time) * (np.sin(6 * time) > 0) + rng.normal(0, 0.001, len(time))
+            soundfile.write(birds / f"{i}.wav", sound, 16_000, subtype="PCM_16")
+            sounds[f"{i}.wav"] = soundfile.read(birds / f"{i}.wav", dtype="float32")[0]
+        expected = read_run_file(predict([run_of_birds], [birds], tmp_path / "run.csv")[0])
+        session = onnxruntime.InferenceSession(folder / "waveforms.onnx", providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        for file, sound in sounds.items():
+            (scores,) = session.run(None, {name: sound[None]})[0]
+            assert scores == pytest.approx([expected[file][c] for c in ("aaaaaa", "bbbbbb", "cccccc")], abs=2e-3)
+
+    def test_what_differs_is_removed(self, run_of_birds, tmp_path, monkeypatch):
+        monkeypatch.setattr("predict.exportModel.TOLERANCE", -1.0)
+        with pytest.raises(PipelineError, match="onnx export differs from the run"):
+            export(run_of_birds, tmp_path, ["onnx"])
+        assert not list(tmp_path.glob("*.onnx"))
+
+    def test_what_cannot_be_loaded(self, tmp_path):
+        (tmp_path / "segments.onnx").write_bytes(b"no network")
+        inputs = {"segments": np.zeros((1, 2), np.float32)}
+        with pytest.raises(PipelineError, match="The onnx export cannot be loaded"):
+            check(tmp_path, inputs, inputs, "onnx")
+
+    def test_examples_without_the_corpus(self, run_of_birds, tmp_path):
+        target = copied(run_of_birds, tmp_path)
+        config, model, loss = load_run(target)
+        forms = build(config, model, loss)
+        with_corpus = find_examples(config, forms)
+        import dataclasses
+
+        gone = dataclasses.replace(config, data=dataclasses.replace(config.data, corpus="gone"))
+        without = find_examples(gone, forms)
+        for form in forms:
+            assert with_corpus[form].shape == without[form].shape
+            assert not np.array_equal(with_corpus[form], without[form])
+        assert segment_samples(config) == 309 * 256 + 512
+        assert isinstance(open_recipe(config.features), birdclef2016.Recipe)
+        assert Run(target.folder).read_species()
+        shutil.rmtree(target.folder)
