@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Cross-validation: train an experiment once per fold and seed, and score each network on the fold it never saw.
 
-python train/crossValidate.py --config config/birdclef2016.toml --seeds 3
-python train/crossValidate.py --config config/birdclef2016.toml --set data.source=esc50 --set data.root=/data/ESC-50
+python train/crossValidate.py --config config/best.toml --set data.root=/data/recordings --seeds 3
+python train/crossValidate.py --config config/best.toml --set data.source=esc50 --set data.root=/data/ESC-50
 
 Needs stages 1 to 3 (./doall.sh --stop-stage 3). The folds are the official ones of the corpus where it has some,
 else --folds stratified ones that keep every recordist together. Within the other folds, train.validation of the

@@ -69,6 +69,23 @@ SYSTEMS = {
         "train.bag=2",
         "train.augment={mixup={}}",
     ),
+    "the recipe of best.toml": (
+        "features.recipe=logmel",
+        "features.mels=32",
+        "features.low=150",
+        "features.segment_frames=100",
+        "model.dynamic_range=80",
+        "model.normalise=segment",
+        "train.epoch_segments=64",
+        "train.recording_segments=4",
+        "train.monitor=last",
+        "train.schedule=cosine",
+        "train.ema=0.9",
+        "train.random_padding=true",
+        "train.loss={name='categorical_crossentropy', label_smoothing=0.05}",
+        "train.augment={same_species={}, time_roll={}, mixup={}, frequency_mask={width=4}, time_mask={width=10}}",
+        "predict.hop=0.5",
+    ),
     "patches": (
         "features.recipe=vggish",
         "features.segment_frames=96",
@@ -102,7 +119,7 @@ def test_it_learns_and_predicts(corpus, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["bogart2021", "jibjib2018", "jibjib2018-lstm", "passau2024", "sprengel2016", "toddstep2023"]
+    "name", ["best", "bogart2021", "jibjib2018", "jibjib2018-lstm", "passau2024", "sprengel2016", "toddstep2023"]
 )
 def test_the_systems_fit_together(name):
     """Recipe, network, loss and augmentations of every file in config/, as stage 0 opens them."""
