@@ -207,37 +207,46 @@ def score_by_runtime(name: str, path: Path, form: str, inputs: np.ndarray) -> np
 
 
 def check(
-    folder: Path, examples: dict[str, np.ndarray], expected: dict[str, np.ndarray], name: str
-) -> dict[str, float]:
-    """Load an export in another process and return its largest difference from the run, by form.
+    folder: Path, examples: dict[str, np.ndarray], expected: dict[str, np.ndarray], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Load exports in another process and return their largest differences from the run, by format and form.
 
     Raises:
-        PipelineError: if it cannot be loaded or differs by more than `TOLERANCE`.
+        PipelineError: if one cannot be loaded or differs by more than `TOLERANCE`; it is removed.
     """
     with tempfile.TemporaryDirectory() as home:
         for form in expected:
             np.save(Path(home) / f"{form}.npy", examples[form])
-        command = [sys.executable, __file__, "--check", str(folder), "--format", name, "--output", home]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise PipelineError(f"The {name} export cannot be loaded: {reason}")
-        found = {form: np.load(Path(home) / f"{form}-scores.npy") for form in expected}
-    differences = {form: float(np.abs(found[form] - expected[form]).max()) for form in expected}
-    if not max(differences.values()) <= TOLERANCE:
-        raise PipelineError(
-            f"The {name} export differs from the run by {max(differences.values()):.2g}: it is removed."
-        )
+        command = [sys.executable, __file__, "--check", str(folder), "--output", home]
+        command += [word for name in names for word in ("--format", name)]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=1800)
+        differences = {}
+        for name in names:
+            files = {form: Path(home) / f"{name}-{form}.npy" for form in expected}
+            problem = ""
+            if not all(file.exists() for file in files.values()):
+                problem = f"cannot be loaded: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            else:
+                scores = {form: np.load(file, allow_pickle=False) for form, file in files.items()}
+                differences[name] = {form: float(np.abs(scores[form] - expected[form]).max()) for form in expected}
+                worst = max(differences[name].values())
+                if not worst <= TOLERANCE:
+                    problem = f"differs from the run by {worst:.2g}"
+            if problem:
+                remove(folder / FORMATS[name].format(form=form) for form in SIGNATURES)
+                raise PipelineError(f"The {name} export {problem}. It is removed.")
     return differences
 
 
-def check_in_this_process(folder: Path, name: str, home: Path) -> None:
-    """Score the inputs in a folder by the runtime of a format."""
-    for form in SIGNATURES:
-        inputs = home / f"{form}.npy"
-        if inputs.exists():
-            path = folder / FORMATS[name].format(form=form)
-            np.save(home / f"{form}-scores.npy", score_by_runtime(name, path, form, np.load(inputs)))
+def check_in_this_process(folder: Path, names: Sequence[str], home: Path) -> None:
+    """Score the inputs in a folder by the runtimes of some formats."""
+    for name in names:
+        for form in SIGNATURES:
+            inputs = home / f"{form}.npy"
+            if inputs.exists():
+                path = folder / FORMATS[name].format(form=form)
+                scores = score_by_runtime(name, path, form, np.load(inputs, allow_pickle=False))
+                np.save(home / f"{name}-{form}.npy", scores)
 
 
 # The model card
@@ -319,7 +328,7 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         PipelineError: if the run cannot be used, or an export is not equal to it.
     """
-    from predict.predict import load_run
+    from predict.scores import load_run
 
     config, model, loss = load_run(target)
     forms = build(config, model, loss)
@@ -327,22 +336,15 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         log(f"warning: no form for waveforms: {why_no_waveforms(config)}")
     examples = find_examples(config, forms)
     expected = {form: np.asarray(one.predict(examples[form], verbose=0)) for form, one in forms.items()}
-    checked = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
     for name in names:
-        made = folder / ("savedmodel" if name == "savedmodel" else name)
-        for old in (
-            [made] if name == "savedmodel" else [folder / FORMATS[name].format(form=form) for form in SIGNATURES]
-        ):
-            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = write_format(name, forms, folder)
-        try:
-            checked[name] = check(folder, examples, expected, name)
-        except PipelineError:
-            remove(paths)
-            raise
-        worst = max(checked[name].values())
-        log(f"{', '.join(map(str, paths))}: loaded by its own runtime, differs from the run by {worst:.1e} at most")
+        remove(folder / FORMATS[name].format(form=form) for form in SIGNATURES)
+        paths[name] = write_format(name, forms, folder)
+    checked = check(folder, examples, expected, names)
+    for name, differences in checked.items():
+        made = ", ".join(map(str, paths[name]))
+        log(f"{made}: loaded by its own runtime, differs from the run by {max(differences.values()):.1e} at most")
     facts = describe(target, config, forms, checked)
     for name in ("classes.csv", "thresholds.json"):
         if (target.folder / name).exists():
@@ -361,7 +363,7 @@ def main() -> None:
     parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)  # how the command calls itself
     args = parser.parse_args()
     if args.check:
-        check_in_this_process(args.check, args.format[0], args.output)
+        check_in_this_process(args.check, args.format, args.output)
         return
     target = Run(args.run) if args.run else last_run(PROJECT / "runs")
     folder = args.output or PROJECT / "exports" / target.folder.name

@@ -112,7 +112,7 @@ def gather(target: Run) -> Facts:
 
 def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     """Score the validation recordings of a run with its best weights."""
-    from predict.predict import load_run
+    from predict.scores import load_run
     from train.scoring import score_recordings
 
     config, model, loss = load_run(target)

@@ -36,7 +36,7 @@ from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, chang
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, detect, lay_onto, smooth
 from predict.formats import Facts, formats
-from predict.scores import Scores, make_scores, read_scores, scores_folder
+from predict.scores import Scores, load_run, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
 from preprocess.fetchData import fetch, read_description
@@ -51,22 +51,6 @@ from train.run import MONITORS, Run, last_run
 NOTHING = Filter()  # any species may be expected
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
-
-
-def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
-    """Return the configuration, the model with the weights by a monitor (default: the run's) and the loss of a run.
-
-    Raises:
-        PipelineError: if the run is incomplete or its weights are damaged.
-    """
-    config, stamp = target.read_config(), target.read_stamp()
-    from train.losses import open_loss
-    from train.network import build_model
-
-    noise_class = config.train.noise_class > 0
-    model = build_model(config, stamp.encoding, stamp.shape, len(target.read_species()) + noise_class)
-    target.load_best(model, monitor or config.train.monitor)
-    return config, model, open_loss(config.train.loss, noise_class)
 
 
 def as_input(config: Config, inputs: Sequence[Path]) -> Config:

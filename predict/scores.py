@@ -38,6 +38,22 @@ class Scores:
     logits: np.ndarray  # float32 [segments, outputs]
 
 
+def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
+    """Return the configuration, the model with the weights by a monitor (default: the run's) and the loss of a run.
+
+    Raises:
+        PipelineError: if the run is incomplete or its weights are damaged.
+    """
+    config, stamp = target.read_config(), target.read_stamp()
+    from train.losses import open_loss
+    from train.network import build_model
+
+    noise_class = config.train.noise_class > 0
+    model = build_model(config, stamp.encoding, stamp.shape, len(target.read_species()) + noise_class)
+    target.load_best(model, monitor or config.train.monitor)
+    return config, model, open_loss(config.train.loss, noise_class)
+
+
 def scores_folder(config: Config, target: Run, monitor: str) -> Path:
     """Return where the scores of a corpus by the weights of a run are kept; other weights have another folder.
 

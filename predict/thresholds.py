@@ -114,7 +114,7 @@ def samples_of_run(target: Run) -> Samples:
     Raises:
         PipelineError: if there is none.
     """
-    from predict.predict import load_run
+    from predict.scores import load_run
     from preprocess.loadData import features_folder
     from preprocess.segments import list_segments, open_shards
     from train.scoring import segment_logits, split

@@ -10,8 +10,9 @@ import soundfile
 
 from config import Features, PipelineError
 from predict.exportModel import FORMATS, build, check, export, find_examples, segment_samples, why_no_waveforms
-from predict.predict import load_run, predict
+from predict.predict import predict
 from predict.runfile import read_run_file
+from predict.scores import load_run
 from preprocess.recipes import birdclef2016, logmel, open_recipe
 from preprocess.recordings import Recording
 from preprocess.segments import SegmentReader
@@ -140,17 +141,20 @@ class TestExports:
             (scores,) = session.run(None, {name: sound[None]})[0]
             assert scores == pytest.approx([expected[file][c] for c in ("aaaaaa", "bbbbbb", "cccccc")], abs=2e-3)
 
-    def test_what_differs_is_removed(self, run_of_birds, tmp_path, monkeypatch):
-        monkeypatch.setattr("predict.exportModel.TOLERANCE", -1.0)
-        with pytest.raises(PipelineError, match="onnx export differs from the run"):
-            export(run_of_birds, tmp_path, ["onnx"])
-        assert not list(tmp_path.glob("*.onnx"))
+    def test_what_differs_is_removed(self, exported, tmp_path):
+        _, folder = exported
+        shutil.copy(folder / "segments.onnx", tmp_path)
+        inputs = {"segments": np.zeros((2, 310, 200), np.float32)}
+        with pytest.raises(PipelineError, match="onnx export differs from the run by"):
+            check(tmp_path, inputs, {"segments": np.zeros((2, 3), np.float32)}, ["onnx"])
+        assert not list(tmp_path.iterdir())
 
     def test_what_cannot_be_loaded(self, tmp_path):
         (tmp_path / "segments.onnx").write_bytes(b"no network")
         inputs = {"segments": np.zeros((1, 2), np.float32)}
         with pytest.raises(PipelineError, match="The onnx export cannot be loaded"):
-            check(tmp_path, inputs, inputs, "onnx")
+            check(tmp_path, inputs, inputs, ["onnx"])
+        assert not list(tmp_path.iterdir())
 
     def test_examples_without_the_corpus(self, run_of_birds, tmp_path):
         target = copied(run_of_birds, tmp_path)

@@ -13,8 +13,9 @@ import soundfile
 import config as configuration
 from config import PipelineError
 from predict.evaluate import evaluate
-from predict.predict import load_run, predict
+from predict.predict import predict
 from predict.runfile import compare, read_run_file
+from predict.scores import load_run
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.recordings import Reject, read_table

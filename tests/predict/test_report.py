@@ -15,8 +15,9 @@ from PIL import Image
 
 from predict import makeReport
 from predict.evaluate import TITLES, evaluate
-from predict.predict import load_run, predict
+from predict.predict import predict
 from predict.runfile import compare, read_run_file
+from predict.scores import load_run
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, read_table

@@ -7,8 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from predict.predict import load_run
-from predict.scores import is_valid, make_scores, read_scores, scores_folder
+from predict.scores import is_valid, load_run, make_scores, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.segments import SegmentReader, list_segments, open_shards
 

@@ -308,7 +308,7 @@ def test_random_padding_starts_short_recordings_anywhere():
         def frames_left(self, recording):
             return [4, 25][recording]
 
-        def segment_starts(self, recording):
+        def segment_starts(self, recording, hop=0.0):
             return [[0], [0, 10, 15]][recording]
 
         def read(self, recordings, starts):

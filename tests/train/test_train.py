@@ -20,7 +20,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 import config as configuration
 import train.batches
 from config import Config, ConfigError, PipelineError, Train
-from predict.predict import load_run
+from predict.scores import load_run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.segments import SegmentReader, open_shards

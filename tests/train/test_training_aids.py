@@ -12,7 +12,7 @@ from sklearn.metrics import classification_report
 
 import config as configuration
 from config import Config, ConfigError
-from predict.predict import load_run
+from predict.scores import load_run
 from preprocess.loadData import features_folder
 from preprocess.segments import open_shards
 from tests.conftest import PROJECT
