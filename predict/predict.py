@@ -41,7 +41,7 @@ from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
 from preprocess.fetchData import fetch, read_description
 from preprocess.loadData import features_folder, load
-from preprocess.recipes import open_recipe
+from preprocess.recipes import folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
 from preprocess.segments import open_shards
@@ -246,7 +246,8 @@ def predict(
     facts = Facts(
         species,
         model="+".join(target.folder.name for target in targets),
-        recipe=members[0].shards[0].recipe,
+        recipe=folder_name(recipe, members[0].config.features.recipe),
+        options=members[0].shards[0].recipe,
         version=VERSION,
         settings=chosen,
         minimum=minimum,

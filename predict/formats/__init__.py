@@ -17,7 +17,8 @@ class Facts:
 
     species: list[Species]  # in the order of the columns
     model: str  # names of the runs
-    recipe: str  # JSON
+    recipe: str  # name and mark of the front end, as its folder of features is called
+    options: str  # of the front end, JSON
     version: str  # of this software
     settings: Predict
     minimum: np.ndarray  # float64 [species], the least score of a detection

@@ -105,7 +105,7 @@ def parquet(results: Iterable[Result], path: Path, facts: Facts) -> None:
 
 def json_file(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write the ranking and the detections of every recording, and what made them."""
-    made_by = {"model": facts.model, "version": facts.version, "recipe": json.loads(facts.recipe)}
+    made_by = {"model": facts.model, "version": facts.version, "recipe": json.loads(facts.options)}
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as stream:
         stream.write(json.dumps({**made_by, "settings": vars(facts.settings)}, ensure_ascii=False)[:-1])
         stream.write(', "recordings": [')

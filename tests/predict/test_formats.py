@@ -41,7 +41,9 @@ ALL = [result(), SECOND, QUIET]
 
 def written(name: str, folder: Path, results=ALL, rows=None, more=None, **settings) -> Path:
     chosen = Predict(**{"minimum": 0.38} | settings)
-    facts = Facts(SPECIES, "runs+more", '{"recipe": "logmel"}', "9.9", chosen, np.full(3, chosen.minimum), 11_025.0)
+    facts = Facts(
+        SPECIES, "runs+more", "logmel-1234", '{"recipe": "logmel"}', "9.9", chosen, np.full(3, chosen.minimum), 11_025.0
+    )
     facts = dataclasses.replace(facts, rows=rows, **(more or {}))
     write, ending = formats()[name]
     path = folder / f"out{ending.removesuffix('/')}"
@@ -82,7 +84,7 @@ def test_birdclef2018(tmp_path):
         assert own[2].is_monotonic_decreasing
     many = [Species(f"s{i}") for i in range(150)]
     wide = result(seconds=SECONDS[:1], scores=np.linspace(0, 1, 150)[None])
-    facts = Facts(many, "r", "{}", "1", Predict(), np.full(150, 0.5), 8000.0)
+    facts = Facts(many, "r", "r", "{}", "1", Predict(), np.full(150, 0.5), 8000.0)
     formats()["birdclef2018"][0]([wide], tmp_path / "wide.csv", facts)
     assert [line.split(";")[1] for line in lines(tmp_path / "wide.csv")] == [f"s{i}" for i in range(149, 49, -1)]
 
@@ -202,6 +204,7 @@ def test_csv(tmp_path):
     assert set(table.model) == {"runs+more"}
     assert set(table.version.astype(str)) == {"9.9"}
     assert set(table.minimum) == {0.38}
+    assert set(table.recipe) == {"logmel-1234"}
     assert set(table.latitude) == {5.5}
     assert table.probability.isna().all()
 
