@@ -437,7 +437,7 @@ def test_images_do_not_depend_on_their_batch(name):
 
     together, alone = values(codes), values(codes[:1])
     span = float(np.ptp(ops.convert_to_numpy(alone)))
-    for how in ("bin", "segment", "global", "item", "none"):
+    for how in ("bin", "segment", "both", "global", "item", "none"):
         for dynamic_range in (0.0, 0.3 * span):
             stage = Standardise(tuple(together.shape[2:]), how, dynamic_range)
             both, single = (ops.convert_to_numpy(stage(part)) for part in (together, alone))

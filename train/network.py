@@ -66,9 +66,9 @@ class Decode(keras.layers.Layer):
 class Standardise(keras.layers.Layer):
     """Turns values [batch, frames, bins(, channels)] into normalised images [batch, bins, frames, channels].
 
-    Mean and deviation, float32 [bins(, channels)], are weights and so travel with the network. With "segment"
-    the mean of every bin is that in the segment itself, with "item" every segment is scaled to -1 ... 1 by its own
-    extremes; they never depend on the other segments of a batch.
+    Mean and deviation, float32 [bins(, channels)], are weights and so travel with the network. With "segment" the mean
+    of every bin is that in the segment itself, "both" has that mean as further channels, with "item" every segment is
+    scaled to -1 ... 1 by its own extremes; they never depend on the other segments of a batch.
     """
 
     def __init__(self, shape: tuple[int, ...], how: str, dynamic_range: float, **kwargs: Any) -> None:
@@ -94,7 +94,14 @@ class Standardise(keras.layers.Layer):
     def call(self, values: Any) -> Any:
         """Limit, normalise and turn time into the second axis."""
         image = self.prepare(values)
-        if self.how == "item":
+        if self.how == "both":
+            if len(image.shape) == 3:
+                image = ops.expand_dims(image, -1)
+            mean, deviation = (ops.reshape(own, (*own.shape[:1], -1)) for own in (self.mean, self.deviation))
+            level = ops.mean(image, axis=1, keepdims=True)
+            steady = ops.broadcast_to((level - mean) / deviation, ops.shape(image))
+            image = ops.concatenate([(image - level) / deviation, steady], axis=-1)
+        elif self.how == "item":
             axes = tuple(range(1, len(values.shape)))
             low, high = ops.min(image, axis=axes, keepdims=True), ops.max(image, axis=axes, keepdims=True)
             image = (image - low) / ops.maximum(high - low, MIN_DEVIATION) * 2 - 1
@@ -104,7 +111,7 @@ class Standardise(keras.layers.Layer):
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         """Return [batch, bins, frames, channels]."""
-        return shape[0], shape[2], shape[1], (shape[3] if len(shape) == 4 else 1)
+        return shape[0], shape[2], shape[1], (shape[3] if len(shape) == 4 else 1) * (2 if self.how == "both" else 1)
 
 
 def image_of(values: Any) -> Any:
@@ -308,13 +315,13 @@ def fit_statistics(
         model: from `build_model`.
         reader: the view.
         segments: recordings and first frames, as from `list_segments`.
-        how: "bin", "segment", "global", "item" or "none" (the last two: mean 0, deviation 1).
+        how: "bin", "segment", "both", "global", "item" or "none" (the last two: mean 0, deviation 1).
         seed: of the choice of at most `STATISTICS_SEGMENTS` segments.
     """
     stage = model.get_layer("standardise")
     shape = tuple(stage.mean.shape)
     mean, deviation = np.zeros(shape), np.ones(shape)
-    if how in ("bin", "segment", "global"):
+    if how in ("bin", "segment", "both", "global"):
         before = model.layers[: model.layers.index(stage)]
         owners, starts = segments
         chosen = np.sort(np.random.default_rng(seed).permutation(len(owners))[:STATISTICS_SEGMENTS])

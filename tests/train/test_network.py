@@ -130,6 +130,23 @@ def test_what_sounds_all_the_time_goes_with_normalise_segment(corpus, reader, se
         np.testing.assert_allclose(images, centred[:4] / deviation, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_both_gives_the_mean_beside_what_is_left_without_it(channels):
+    values_in = np.random.default_rng(0).normal(3, 2, (2, 7, 5, *channels)).astype(np.float32)
+    layer = Standardise((5, *channels), "both", 0.0)
+    layer.mean.assign(np.full((5, *channels), 3.0))
+    layer.deviation.assign(np.full((5, *channels), 2.0))
+    found = values(layer(values_in)).transpose(0, 2, 1, 3)
+    assert found.shape == (2, 7, 5, 2 * (channels or (1,))[0])
+    assert layer.compute_output_shape((None, 7, 5, *channels)) == (None, 5, 7, found.shape[3])
+    level = values_in.mean(axis=1, keepdims=True)
+    left, steady = np.split(found, 2, axis=3)
+    np.testing.assert_allclose(left.reshape(values_in.shape), (values_in - level) / 2, atol=1e-5)
+    np.testing.assert_allclose(
+        steady.reshape(values_in.shape), np.broadcast_to((level - 3) / 2, values_in.shape), atol=1e-5
+    )
+
+
 def test_normalised_segments_have_mean_0_and_deviation_1(model, reader, segments):
     chosen, decoded = segments
     fit_statistics(model, reader, chosen, "bin", 0)
