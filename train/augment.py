@@ -155,6 +155,24 @@ class TimeRoll(Augmentation):
         return roll(values, 1, ops.floor(self.uniform(ops.shape(values)[0]) * values.shape[1])), targets
 
 
+class SteadyDrop(Augmentation):
+    """Hide what sounds all the time, the second half of the channels of model.normalise = "both", in a share of items.
+
+    So the network learns to do without what a microphone colours, and still hears rain.
+    """
+
+    def __init__(self, share: Share = 0.5) -> None:
+        """See the class."""
+        super().__init__()
+        self.share = share
+
+    def call(self, images: Any, targets: Any) -> tuple[Any, Any]:
+        """Return images whose steady channels are 0, the mean of all recordings, in some, and unchanged targets."""
+        moving, steady = ops.split(images, 2, axis=-1)
+        kept = ops.cast(self.uniform(ops.shape(images)[0]) >= self.share, images.dtype)
+        return ops.concatenate([moving, steady * self.per_item(kept, steady)], axis=-1), targets
+
+
 class FrequencyRoll(Augmentation):
     """Move the spectrogram up or down by up to a share of its bins, around the edge (Sprengel et al. 2016: 5 %)."""
 
@@ -404,6 +422,7 @@ AUGMENTATIONS = {
     "time_mask": TimeMask,
     "time_roll": TimeRoll,
     "frequency_roll": FrequencyRoll,
+    "steady_drop": SteadyDrop,
     "decibel_threshold": DecibelThreshold,
     "gaussian_noise": GaussianNoise,
     "pixel_drop": PixelDrop,

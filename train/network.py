@@ -186,6 +186,8 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
     decode, standardise, network = model.get_layer("decode"), model.get_layer("standardise"), model.layers[-1]
     outputs, classes = model.output_shape[-1], loss.classes(model.output_shape[-1])
     layers = open_augmentations(config.train.augment, open_recipe(config.features), config.train.bag)
+    if "steady_drop" in config.train.augment and config.model.normalise != "both":
+        raise ConfigError("train.augment.steady_drop needs model.normalise = both.")
     with precision(config.train.precision):
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
