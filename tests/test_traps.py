@@ -370,7 +370,7 @@ def test_every_option_of_a_loss_counts(name):
 def test_every_option_of_an_augmentation_counts(name):
     kind = AUGMENTATIONS[name]
     rng = np.random.default_rng(0)
-    shape = {"level": (12, 60, 80), "image": (12, 80, 60, 1), "sound": (12, 6000)}[kind.domain]
+    shape = {"level": (12, 60, 80), "image": (12, 80, 60, 2), "sound": (12, 6000)}[kind.domain]
     values, targets = rng.normal(0, 1, shape).astype(np.float32), np.eye(12, dtype=np.float32)
     further = [rng.normal(0, 1, shape).astype(np.float32)] if kind.need else []
 

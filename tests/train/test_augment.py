@@ -483,3 +483,21 @@ def test_stripes_may_be_filled_with_the_minimum():
     for item, before in zip(found, images, strict=True):
         changed = (item != before).any(axis=(0, 2))
         np.testing.assert_allclose(item[:, changed], before.min(), atol=1e-6)
+
+
+def test_steady_drop_hides_the_second_half_of_the_channels_in_a_share_of_items():
+    images = np.random.default_rng(0).normal(1, 1, (2000, 3, 4, 6)).astype(np.float32)
+    layer = reseed(open_augmentations({"steady_drop": {"share": 0.3}}, Recipe())[0], 5)
+    found, targets = augment(layer, images, np.ones((2000, 2)))
+    np.testing.assert_array_equal(found[..., :3], images[..., :3])
+    hidden = (found[..., 3:] == 0).all(axis=(1, 2, 3))
+    assert hidden.mean() == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(found[~hidden], images[~hidden])
+    assert (targets == 1).all()
+
+
+def test_steady_drop_needs_both(tmp_path):
+    config = configuration.load(None, ["train.augment={steady_drop={}}", "model.network=cnn1"])
+    model = build_model(config, Recipe().encoding, (200,), 3)
+    with pytest.raises(ConfigError, match=r"steady_drop needs model\.normalise = both"):
+        build_trainer(config, model, open_loss(Part("categorical_crossentropy")), 10)
