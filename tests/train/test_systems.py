@@ -75,7 +75,7 @@ SYSTEMS = {
         "features.low=150",
         "features.segment_frames=100",
         "model.dynamic_range=80",
-        "model.normalise=segment",
+        "model.normalise=both",
         "train.epoch_segments=64",
         "train.recording_segments=4",
         "train.monitor=last",
@@ -83,7 +83,7 @@ SYSTEMS = {
         "train.ema=0.9",
         "train.random_padding=true",
         "train.loss={name='categorical_crossentropy', label_smoothing=0.05}",
-        "train.augment={same_species={}, time_roll={}, mixup={}, frequency_mask={width=4}, time_mask={width=10}}",
+        "train.augment={steady_drop={}, same_species={}, time_roll={}, mixup={}, frequency_mask={width=4}, time_mask={width=10}}",
         "predict.hop=0.5",
     ),
     "patches": (
