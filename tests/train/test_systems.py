@@ -83,7 +83,7 @@ SYSTEMS = {
         "train.ema=0.9",
         "train.random_padding=true",
         "train.loss={name='categorical_crossentropy', label_smoothing=0.05}",
-        "train.augment={steady_drop={}, same_species={}, time_roll={}, mixup={}, frequency_mask={width=4}, time_mask={width=10}}",
+        "train.augment={steady_drop={}, same_species={}, time_roll={}, mixup={}, frequency_mask={width=4}}",
         "predict.hop=0.5",
     ),
     "patches": (
