@@ -94,25 +94,28 @@ class StoredView(keras.layers.Layer):
 
     def kept_cells(self, values: Any) -> Any:
         """Return the energy mask of recordings, float32 0 or 1, [batch, cells, bands]."""
-        recipe, frames = self.recipe, values.shape[1]
-        sums, squares, means, peaks = 0.0, 0.0, [], []
-        membership = np.repeat(np.eye(len(recipe.edges) - 1, dtype=np.float32), np.diff(recipe.edges), axis=0)
-        for start in range(0, frames, recipe.cell_frames):
-            cell = values[:, start : start + recipe.cell_frames]
-            totals = ops.matmul(ops.sum(cell, axis=1), membership)
-            means.append(totals / (cell.shape[1] * np.diff(recipe.edges)).astype(np.float32))
-            sums, squares = sums + totals, squares + ops.matmul(ops.sum(cell * cell, axis=1), membership)
+        recipe, frames, bins = self.recipe, values.shape[1], int(self.recipe.edges[-1])
+        widths, length = np.diff(recipe.edges), recipe.cell_frames
+        membership = np.repeat(np.eye(len(widths), dtype=np.float32), widths, axis=0)
+        whole = frames // length
+        parts = [ops.reshape(values[:, : whole * length], (-1, whole, length, bins))] if whole else []
+        if frames % length:  # the last cell is shorter
+            parts.append(values[:, None, whole * length :])
+        means, peaks, sums, squares = [], [], 0.0, 0.0
+        for part in parts:
+            totals = ops.matmul(ops.sum(part, axis=2), membership)
+            sums += ops.sum(totals, axis=1)
+            squares += ops.sum(ops.matmul(ops.sum(part * part, axis=2), membership), axis=1)
+            means.append(totals / (part.shape[2] * widths).astype(np.float32))
             loudest = []
             for low, high in pairwise(recipe.edges.tolist()):
-                own = ops.reshape(cell[:, :, low:high], (-1, cell.shape[1] * (high - low)))
-                take = min(recipe.loudest, own.shape[1])
-                loudest.append(ops.mean(ops.top_k(own, take)[0], axis=1))
-            peaks.append(ops.stack(loudest, axis=1))
-        sizes = (frames * np.diff(recipe.edges)).astype(np.float32)
-        mean = sums / sizes
-        deviation = ops.sqrt(ops.maximum(squares / sizes - mean * mean, 0.0))
+                own = ops.reshape(part[..., low:high], (-1, part.shape[1], part.shape[2] * (high - low)))
+                loudest.append(ops.mean(ops.top_k(own, min(recipe.loudest, own.shape[2]))[0], axis=2))
+            peaks.append(ops.stack(loudest, axis=2))
+        mean = sums / (frames * widths).astype(np.float32)
+        deviation = ops.sqrt(ops.maximum(squares / (frames * widths).astype(np.float32) - mean * mean, 0.0))
         level = recipe.level_factor * (mean + deviation)
-        means, peaks = ops.stack(means, axis=1), ops.stack(peaks, axis=1)
+        means, peaks = ops.concatenate(means, axis=1), ops.concatenate(peaks, axis=1)
         kept = ops.cast(ops.logical_and(means >= 0, peaks >= level[:, None]), "float32")
         if not recipe.dilate:
             return kept
