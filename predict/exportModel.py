@@ -36,11 +36,12 @@ from scipy.io import wavfile
 
 from config import PROJECT, VERSION, Config, PipelineError
 from config.commandline import log, run
+from predict.scores import load_run, open_reader
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
 from preprocess.resample import wav_folder, wav_name
-from preprocess.segments import SegmentReader, open_shards
+from preprocess.segments import open_shards
 from train.metrics import without_nan
 from train.run import Run, last_run, write_text
 
@@ -117,8 +118,7 @@ def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray
             found.append(np.array(sound[:samples], np.float32) / FULL_SCALE)
     examples["waveforms"][: len(found)] = found or examples["waveforms"][:0]
     shards = open_shards(features_folder(config), "train")
-    features = config.features
-    reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    reader = open_reader(config, shards)
     if reader.dtype != np.int16:
         encoding = reader.encoding
         chosen = np.arange(min(EXAMPLES, len(reader)))
@@ -328,8 +328,6 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         PipelineError: if the run cannot be used, or an export is not equal to it.
     """
-    from predict.scores import load_run
-
     config, model, loss = load_run(target)
     forms = build(config, model, loss)
     if len(forms) == 1:

@@ -112,13 +112,11 @@ def gather(target: Run) -> Facts:
 
 def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     """Score the validation recordings of a run with its best weights."""
-    from predict.scores import load_run
+    from predict.scores import load_run, open_reader
     from train.scoring import score_recordings
 
     config, model, loss = load_run(target)
-    features = config.features
-    shards = open_shards(features_folder(config), "train")
-    reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    reader = open_reader(config, open_shards(features_folder(config), "train"))
     split = target.read_split()
     chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
     scores = score_recordings(model, loss, reader, chosen, config.predict)

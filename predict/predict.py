@@ -128,6 +128,11 @@ class Member:
     shards: list[Shard]
     folder: Path
 
+    @property
+    def media_ids(self) -> list[str]:
+        """The recordings, in the order of the results."""
+        return [media_id for shard in self.shards for media_id in shard.media_id]
+
     def results(self) -> Iterator[tuple[Scores, np.ndarray, np.ndarray]]:
         """Yield, per recording, its logits, the scores of its segments, and its ranking by the rule of the loss."""
         for found in read_scores(self.folder, self.shards):
@@ -234,8 +239,7 @@ def predict(
         if [kind.class_id for kind in target.read_species()] != [kind.class_id for kind in species]:
             raise PipelineError(f"{first.folder} and {target.folder} know other species; they have no common ranking.")
         members.append(open_member(target, inputs, chosen, monitor, jobs))
-        ids = [[media_id for shard in member.shards for media_id in shard.media_id] for member in members]
-        if ids[-1] != ids[0]:
+        if members[-1].media_ids != members[0].media_ids:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
     recipe = open_recipe(members[0].config.features)
     known = read_thresholds(first) if len(targets) == 1 else None

@@ -60,10 +60,8 @@ def scores_folder(config: Config, target: Run, monitor: str) -> Path:
     Raises:
         PipelineError: if the run has no such weights.
     """
-    digest = hashlib.sha256()
     with target.find_weights(monitor).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256")
     own = target.read_config()
     view = {"model": asdict(own.model), "features": asdict(own.features), "hop": config.predict.hop}
     digest.update(json.dumps(view, sort_keys=True, default=list).encode())
@@ -95,7 +93,7 @@ def make_scores(
     if not todo:
         return 0, 0.0
     folder.mkdir(parents=True, exist_ok=True)
-    readers = [open_reader(config, shard) for shard in todo]
+    readers = [open_reader(config, [shard]) for shard in todo]
     plans = [list_segments(reader, range(len(reader)), config.predict.hop) for reader in readers]
     model, count = open_model(), sum(len(owners) for owners, _ in plans)
     blocks = sum(-(-len(owners) // SEGMENTS_AT_ONCE) for owners, _ in plans)
@@ -105,10 +103,10 @@ def make_scores(
     return count, count * config.features.segment_frames / todo[0].frame_rate
 
 
-def open_reader(config: Config, shard: Shard) -> SegmentReader:
-    """Return the view of one shard that the network of a configuration expects."""
+def open_reader(config: Config, shards: Sequence[Shard]) -> SegmentReader:
+    """Return the view of shards that the network of a configuration expects."""
     features = config.features
-    return SegmentReader([shard], features.segment_frames, features.mask, features.drop_columns)
+    return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
 
 
 def _score(folder: Path, config: Config, work: Sequence[tuple], model: Any) -> Iterator[None]:

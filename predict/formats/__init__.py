@@ -1,14 +1,18 @@
 """What predictions are written as, by name: functions (results, path, facts) that write one file or folder."""
 
-from collections.abc import Callable, Iterable
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from config import Predict
 from predict.detections import Result
 from preprocess.recordings import Species
+from preprocess.whole import whole_file
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Facts:
         """Return a name for people: vernacular, scientific, or the class id."""
         kind = self.species[column]
         return kind.vernacular_name or kind.scientific_name or kind.class_id
+
+
+@contextmanager
+def open_csv(path: Path, delimiter: str = ",") -> Iterator[Any]:
+    """Give a CSV writer whose file appears whole."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        yield csv.writer(stream, delimiter=delimiter, lineterminator="\n")
 
 
 Format = Callable[[Iterable[Result], Path, Facts], None]

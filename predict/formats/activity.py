@@ -1,6 +1,5 @@
 """When and where species are active: counts per site, day and hour, and a heat map."""
 
-import csv
 import datetime
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from predict.detections import Result
-from predict.formats import Facts
+from predict.formats import Facts, open_csv
 from preprocess.whole import whole_file
 
 MOST_DRAWN = 15  # species, those with the most detections
@@ -72,8 +71,7 @@ def _write(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> N
     by_slot: dict[Slot, list[tuple[int, int]]] = {slot: [] for slot in minutes}
     for (slot, species), count in detections.items():
         by_slot.setdefault(slot, []).append((species, count))
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+    with open_csv(path) as writer:
         names = ("class_id", "scientific_name", "vernacular_name", "detections")
         writer.writerow(("site", "date", "hour", "minutes", *names))
         for slot in sorted(by_slot):

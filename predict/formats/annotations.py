@@ -1,6 +1,5 @@
 """What programs for listening read: Raven, Audacity and Kaleidoscope."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from config import PipelineError
 from predict.detections import Result
-from predict.formats import Facts
+from predict.formats import Facts, open_csv
 from preprocess.whole import whole_file
 
 RAVEN = (
@@ -34,8 +33,7 @@ def raven(results: Iterable[Result], path: Path, facts: Facts) -> None:
     Begin and end count through all files one after the other, as Raven opens them together; File Offset is the time in
     the file itself. The upper frequency is that of what the network hears, or half the rate of the file if less.
     """
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
+    with open_csv(path, "\t") as writer:
         writer.writerow(RAVEN)
         before, number = 0.0, 0
         for result in results:
@@ -65,8 +63,7 @@ def audacity(results: Iterable[Result], path: Path, facts: Facts) -> None:
 
 def kaleidoscope(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write a row per segment with its best species, or NoID; TOP1DIST is 1 - score."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+    with open_csv(path) as writer:
         writer.writerow(("INDIR", "FOLDER", "IN FILE", "OFFSET", "DURATION", "TOP1MATCH", "TOP1DIST"))
         for result in results:
             file = PurePosixPath(result.recording.file)

@@ -2,8 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,19 +10,11 @@ import numpy as np
 
 from config import PipelineError
 from predict.detections import Result, on_grid
-from predict.formats import Facts
+from predict.formats import Facts, open_csv
 from predict.runfile import write_run_file
-from preprocess.whole import whole_file
 
 STEP = 5.0  # s, in which soundscapes are counted
 MOST_2018 = 100  # species per recording
-
-
-@contextmanager
-def _csv(path: Path, delimiter: str = ",") -> Iterator[Any]:
-    """Give a CSV writer whose file appears whole."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        yield csv.writer(stream, delimiter=delimiter, lineterminator="\n")
 
 
 def birdclef2016(results: Iterable[Result], path: Path, facts: Facts) -> None:
@@ -35,7 +26,7 @@ def birdclef2016(results: Iterable[Result], path: Path, facts: Facts) -> None:
 def birdclef2018(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write MediaId;ClassId;probability;rank, at most 100 per recording (LifeCLEF 2017, 2018)."""
     most = min(facts.settings.top or MOST_2018, MOST_2018)
-    with _csv(path, ";") as writer:
+    with open_csv(path, ";") as writer:
         for result in results:
             order = np.argsort(-result.ranking, kind="stable")[:most]
             for rank, c in enumerate(order, 1):
@@ -46,7 +37,7 @@ def birdclef2018(results: Iterable[Result], path: Path, facts: Facts) -> None:
 def birdclef2018_soundscapes(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write MediaId;TC1-TC2;ClassId;probability for every 5 s, at most 100 (LifeCLEF 2017, 2018)."""
     most = min(facts.settings.top or MOST_2018, MOST_2018)
-    with _csv(path, ";") as writer:
+    with open_csv(path, ";") as writer:
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
                 code = f"{time_code(end - int(STEP))}-{time_code(end)}"
@@ -72,7 +63,7 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
     for row in _read_rows(facts.rows, ("row_id", "seconds", "audio_id"))[1]:
         seconds = float(row["seconds"] or "nan")
         wanted.setdefault(row["audio_id"], []).append((row["row_id"], seconds))
-    with _csv(path) as writer:
+    with open_csv(path) as writer:
         writer.writerow(("row_id", "birds"))
         for result in results:
             ends, scores = on_grid(result, STEP)
@@ -100,7 +91,7 @@ def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
 
 
 def _birds(results: Iterable[Result], path: Path, facts: Facts, row_id: Any) -> None:
-    with _csv(path) as writer:
+    with open_csv(path) as writer:
         writer.writerow(("row_id", "birds"))
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
@@ -125,7 +116,7 @@ def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
             m[1] for row in _read_rows(facts.rows, ("row_id",))[1] if (m := re.search(r"_([^_]+)_\d+$", row["row_id"]))
         }
         columns = [c for c in columns if facts.species[c].class_id in named]
-    with _csv(path) as writer:
+    with open_csv(path) as writer:
         writer.writerow(("row_id", "target"))
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
@@ -145,7 +136,7 @@ def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
         header, _ = _read_rows(facts.rows, ("row_id",))
         wanted = [name for name in header if name != "row_id"]
     column = {name: i for i, name in enumerate(classes)}
-    with _csv(path) as writer:
+    with open_csv(path) as writer:
         writer.writerow(("row_id", *wanted))
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
