@@ -107,6 +107,35 @@ def detect(seconds: np.ndarray, scores: np.ndarray, minimum: np.ndarray, setting
     return sorted([*done, *open_.values()], key=lambda found: (found.start, -found.score, found.species))
 
 
+def conclude(
+    recording: Recording,
+    path: Path,
+    seconds: np.ndarray,
+    scores: np.ndarray,
+    by_rule: np.ndarray,
+    minimum: np.ndarray,
+    settings: Predict,
+    weights: np.ndarray | None = None,
+) -> Result:
+    """Return the result of a recording from the scores of its segments: pooled, smoothed, searched for detections.
+
+    Args:
+        recording: the row of the manifest.
+        path: of the audio file.
+        seconds: float64 [segments, 2], in the order of time.
+        scores: float64 [segments, species].
+        by_rule: float64 [species], the ranking where settings.pool names no other.
+        minimum: float64 [species], the least score of a detection.
+        settings: pool, smooth, top and merge are used.
+        weights: float64 [species] that scores and ranking are multiplied with.
+    """
+    ranking = POOLS[settings.pool](scores) if settings.pool else by_rule
+    shown = smooth(scores) if settings.smooth else scores
+    if weights is not None:
+        shown, ranking = shown * weights, ranking * weights
+    return Result(recording, path, seconds, shown, ranking, detect(seconds, shown, minimum, settings))
+
+
 def lay_onto(wanted: np.ndarray, seconds: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the scores of stretches of time, float64 [stretches, species], from those of other stretches.
 

@@ -34,9 +34,9 @@ import numpy as np
 
 from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, change
 from config.commandline import add_jobs_argument, log, run
-from predict.detections import POOLS, Result, detect, lay_onto, smooth
+from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
-from predict.scores import Scores, load_run, make_scores, read_scores, scores_folder
+from predict.scores import Scores, judge, load_run, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
 from preprocess.fetchData import fetch, read_description
@@ -136,9 +136,7 @@ class Member:
     def results(self) -> Iterator[tuple[Scores, np.ndarray, np.ndarray]]:
         """Yield, per recording, its logits, the scores of its segments, and its ranking by the rule of the loss."""
         for found in read_scores(self.folder, self.shards):
-            scores = self.loss.segment_scores(found.logits).astype(np.float64)
-            ranking = self.loss.recording_scores(found.logits) if self.loss.whole else scores.mean(axis=0)
-            yield found, scores, np.asarray(ranking, np.float64)
+            yield found, *judge(self.loss, found.logits)
 
 
 def open_member(target: Run, inputs: Sequence[Path], settings: Predict, monitor: str = "", jobs: int = 1) -> Member:
@@ -186,14 +184,9 @@ def combine(
         found = together[0][0]
         scores = np.mean([lay_onto(found.seconds, other.seconds, own) for other, own, _ in together], axis=0)
         by_rule = np.mean([own for _, _, own in together], axis=0)
-        ranking = POOLS[settings.pool](scores) if settings.pool else by_rule
-        shown = smooth(scores) if settings.smooth else scores
         row = rows[found.media_id]
         weights = expected.weights(row)
-        if weights is not None:
-            shown, ranking = shown * weights, ranking * weights
-        detections = detect(found.seconds, shown, minimum, settings)
-        yield Result(row, root / row.file, found.seconds, shown, ranking, detections)
+        yield conclude(row, root / row.file, found.seconds, scores, by_rule, minimum, settings, weights)
 
 
 def predict(

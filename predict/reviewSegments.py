@@ -34,18 +34,15 @@ from PIL import Image
 
 from config import PipelineError
 from config.commandline import add_jobs_argument, log, progress, run
+from predict.drawing import WINDOW, draw_sound
 from predict.evaluateDetections import read_table_of_detections
 from preprocess.page import write_page
-from preprocess.spectrogram import hann, power_spectra
 from preprocess.whole import whole_file
 
 PAGES = Path(__file__).with_name("pages")
 CONTEXT = 1.0  # s before and after a detection
 LONGEST = 20.0  # s of a clip; of longer detections the beginning
 BANDS = 10  # of scores, from which "balanced" takes alike
-WINDOW, PICTURE_BINS, PICTURE_RATE = 1024, 256, 100  # samples; rows; columns per second
-RANGE = 70.0  # dB below the loudest that are black
-QUIETEST = -20.0  # dB of what is shown white at most, so that silence is black; a full tone has 48
 
 How = Literal["balanced", "top", "random"]
 
@@ -133,20 +130,11 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     if len(samples) < WINDOW or not np.isfinite(samples).all():
         return "it holds no sound there"
     with whole_file(image) as partial:
-        Image.fromarray(picture(samples, rate)).save(partial, format="PNG")
+        Image.fromarray(draw_sound(samples, rate)).save(partial, format="PNG")
     peak = float(np.abs(samples).max())
     with whole_file(sound) as partial:  # loud enough to be heard
         soundfile.write(partial, samples * (0.9 / peak if peak else 1), rate, format="FLAC", subtype="PCM_16")
     return ""
-
-
-def picture(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Return a spectrogram as grey levels, uint8 [rows, columns], up to half the rate, low frequencies below."""
-    power = power_spectra(samples, hann(WINDOW), WINDOW, max(1, rate // PICTURE_RATE))[:, : 2 * PICTURE_BINS]
-    power = power.reshape(len(power), PICTURE_BINS, -1).mean(axis=2)
-    level = 10 * np.log10(np.maximum(power, 1e-12))
-    shown = np.clip((level - max(level.max(), QUIETEST)) / RANGE + 1, 0, 1) * 255
-    return shown.astype(np.uint8).T[::-1]
 
 
 def write_review(folder: Path, clips: Sequence[Clip]) -> None:

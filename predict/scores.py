@@ -54,6 +54,21 @@ def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
     return config, model, open_loss(config.train.loss, noise_class)
 
 
+def judge(loss: Any, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of the segments of a recording and its ranking by the rule of the loss.
+
+    Args:
+        loss: from `load_run`.
+        logits: float32 [segments, outputs].
+
+    Returns:
+        float64 [segments, species] and float64 [species].
+    """
+    scores = loss.segment_scores(logits).astype(np.float64)
+    ranking = loss.recording_scores(logits) if loss.whole else scores.mean(axis=0)
+    return scores, np.asarray(ranking, np.float64)
+
+
 def scores_folder(config: Config, target: Run, monitor: str) -> Path:
     """Return where the scores of a corpus by the weights of a run are kept; other weights have another folder.
 

@@ -69,20 +69,24 @@ def table(
     return '<div class="scroll"><table>' + line(head, "th") + "".join(lines) + "</table></div>"
 
 
-def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]], script: str = "") -> None:
-    """Write a page of sections, (heading, HTML), whole or not at all; it needs no other file and no network.
+def page(title: str, sections: Iterable[tuple[str, str]], script: str = "") -> str:
+    """Return a page of sections, (heading, HTML); it needs no other file and no network.
 
     A section without a heading has none on the page either; the script is JavaScript for the end of the page.
     """
     body = "".join(f"<section>{f'<h2>{name}</h2>' if name else ''}{content}</section>" for name, content in sections)
-    page = (
+    return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
         f"<body><main><h1>{html.escape(title)}</h1>{body}</main>{f'<script>{script}</script>' if script else ''}"
         "</body></html>"
     )
+
+
+def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]], script: str = "") -> None:
+    """Write a page, whole or not at all."""
     with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page(title, sections, script), encoding="utf-8")
 
 
 def corpus_overview(recordings: Sequence[Recording], rejects: Sequence[Reject]) -> str:

@@ -28,8 +28,8 @@ from typing import Any
 import config as configuration
 from config import PROJECT, Config, PipelineError
 from config.commandline import log, run
-from preprocess.page import table, write_page
-from train.run import Run, best_epoch, flat_settings
+from preprocess.page import page, table
+from train.run import Run, best_epoch, flat_settings, write_text
 
 FILTERS = ("network", "corpus", "recipe")
 CURVES = (("val_map", "MAP of validation recordings"), ("val_loss", "validation loss"), ("loss", "training loss"))
@@ -157,7 +157,7 @@ def bar(value: float | None, interval: tuple[float, float] | None, colour: str, 
     if value is None:
         return f'<svg viewBox="0 0 300 20" role="img" aria-label="{words}: unknown"><text x="2" y="14">-</text></svg>'
     text = f"{value:.3f}" + (f" ({interval[0]:.3f} - {interval[1]:.3f})" if interval else "")
-    scale = 190
+    scale = 160
     line = ""
     end = value * scale
     if interval:
@@ -284,8 +284,8 @@ def section_settings(results: Sequence[Result]) -> str:
     return table(["run", *map(html.escape, differing)], rows, (), [data_attributes(result) for result in results])
 
 
-def compare_runs(folders: Sequence[Path], output: Path) -> Path:
-    """Write the page over all runs in some folders and return its path.
+def comparison(folders: Sequence[Path]) -> str:
+    """Return the page over all runs in some folders.
 
     Raises:
         PipelineError: if there is no run with an epoch.
@@ -306,9 +306,7 @@ def compare_runs(folders: Sequence[Path], output: Path) -> Path:
         "recordings, where a run has them.</p>"
     )
     body += "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
-    write_page(output, f"Comparison of {len(results)} runs", [("", body)], SCRIPT)
-    log(f"{output}: {len(results)} runs")
-    return output
+    return page(f"Comparison of {len(results)} runs", [("", body)], SCRIPT)
 
 
 def main() -> None:
@@ -321,7 +319,9 @@ def main() -> None:
     for folder in folders:
         if not folder.is_dir():
             raise PipelineError(f"{folder} is no folder of runs.")
-    compare_runs(folders, args.output or folders[0] / "compare.html")
+    output = args.output or folders[0] / "compare.html"
+    write_text(output, comparison(folders))
+    log(f"{output} is written")
 
 
 if __name__ == "__main__":

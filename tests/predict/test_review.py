@@ -13,7 +13,8 @@ import soundfile
 from PIL import Image
 
 from config import PipelineError
-from predict.reviewSegments import Clip, balanced, choose, cut, picture
+from predict.drawing import draw_sound
+from predict.reviewSegments import Clip, balanced, choose, cut
 from predict.thresholds import samples_of_review
 from tests.conftest import run_script
 from tests.pages import StrictPage
@@ -98,8 +99,8 @@ def test_what_cannot_be_cut(sounds, tmp_path, file, start, words):
 
 
 def test_silence_is_black():
-    assert picture(np.zeros(RATE, np.float32), RATE).max() == 0
-    assert picture(np.random.default_rng(0).normal(size=RATE).astype(np.float32), RATE).shape[0] == 256
+    assert draw_sound(np.zeros(RATE, np.float32), RATE).max() == 0
+    assert draw_sound(np.random.default_rng(0).normal(size=RATE).astype(np.float32), RATE).shape[0] == 256
 
 
 @pytest.fixture

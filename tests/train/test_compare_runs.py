@@ -11,7 +11,7 @@ import config as configuration
 from config import PipelineError
 from tests.conftest import run_script
 from tests.pages import StrictPage
-from train.compareRuns import compare_runs, find_runs, read_results, ticks
+from train.compareRuns import comparison, find_runs, read_results, ticks
 from train.run import Run, write_rows
 
 HOSTILE = "<img src=x onerror=alert(1)> \"'&"
@@ -56,8 +56,8 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def page(runs, tmp_path) -> Page:
-    return Page(compare_runs([runs], tmp_path / "page.html").read_text(encoding="utf-8"))
+def page(runs) -> Page:
+    return Page(comparison([runs]))
 
 
 def test_bars_best_first_with_their_intervals(page):
@@ -123,11 +123,11 @@ def test_every_part_of_a_run_can_be_filtered(page):
     assert values == ["", "alexnet", "birdclef", "", "birds", "", "birdclef2016"]
 
 
-def test_the_page_needs_nothing_else(page, tmp_path):
+def test_the_page_needs_nothing_else(page, runs):
     for _, attributes in page.tags:
         assert not attributes.keys() & {"src", "href", "srcset", "action"}
         assert not any(name.startswith("on") for name in attributes)
-    assert not re.search(r"https?://|url\(|@import", (tmp_path / "page.html").read_text())
+    assert not re.search(r"https?://|url\(|@import", comparison([runs]))
 
 
 def test_runs_that_cannot_be_read_are_named(runs, tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 def test_nothing_to_compare(tmp_path):
     with pytest.raises(PipelineError, match=r"no run with a finished epoch"):
-        compare_runs([tmp_path], tmp_path / "page.html")
+        comparison([tmp_path])
     done = run_script("train/compareRuns.py", tmp_path / "nowhere")
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path}/nowhere is no folder of runs.\n"
@@ -169,7 +169,7 @@ def test_ticks_are_round(low, high, expected):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_the_filters_work_in_a_browser(runs, tmp_path):
     """The choice is made by a script that is added to a copy of the page."""
-    page = compare_runs([runs], tmp_path / "page.html").read_text(encoding="utf-8")
+    page = comparison([runs])
     chosen = "<script>selects[0].value = 'birdclef'; selects[0].dispatchEvent(new Event('change'));</script>"
     (tmp_path / "chosen.html").write_text(page.replace("</body>", chosen + "</body>"), encoding="utf-8")
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"

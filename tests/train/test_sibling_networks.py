@@ -340,6 +340,20 @@ def test_bad_application_options_are_named(override, words):
         build_model(configuration.load(None, ["model.network=application", override]), ENCODING, (64,), 3)
 
 
+def test_running_statistics_of_a_backbone_follow_at_once():
+    """MobileNetV3 has a momentum of 0.999: 100 steps would leave 90 % of the first value, 0.9 leaves 0.00003 of it."""
+    network = small("application", momentum=0.8)
+    backbone = next(layer for layer in network.layers if isinstance(layer, keras.Model))
+    first = next(layer for layer in backbone.layers if isinstance(layer, kinds.BatchNormalization))
+    assert {layer.momentum for layer in of_kind(backbone, kinds.BatchNormalization)} == {0.8}
+    image = np.random.default_rng(4).standard_normal((4, *network.input_shape[1:])).astype(np.float32)
+    before = np.asarray(first.moving_variance)
+    inside = keras.Model(backbone.input, first.input)(network.layers[1](image), training=True)
+    network(image, training=True)
+    expected = 0.8 * before + 0.2 * np.asarray(inside).var(axis=(0, 1, 2))
+    np.testing.assert_allclose(np.asarray(first.moving_variance), expected, rtol=1e-3)
+
+
 def test_application_takes_one_or_three_channels():
     with pytest.raises(ValueError, match="one or three channels, not 2"):
         small("application", channels=2)
