@@ -3,6 +3,7 @@
 # defines what the entries share. `bash environment.sh` only sets up.
 #
 # BIRDSONG_VENV     another place for the environment (default: .venv in the project)
+# BIRDSONG_LOCK     requirements.lock or requirements-cuda.lock (default: the second where there is an NVIDIA GPU)
 # BIRDSONG_PYTHON   the Python to make it with (default: the newest of python3.13, 3.12, 3.11, python3)
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,8 +44,8 @@ find_python() {
 }
 
 make_environment() {
-  local lock=requirements.lock python installer
-  if have_gpu; then lock=requirements-cuda.lock; fi
+  local lock=${BIRDSONG_LOCK:-} python installer
+  [ -n "$lock" ] || { lock=requirements.lock; if have_gpu; then lock=requirements-cuda.lock; fi; }
   local stamp="$BIRDSONG_VENV/.installed" want
   want=$(cat "$project/$lock" | cksum)-$lock
   if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then return; fi

@@ -13,7 +13,8 @@ from tests.conftest import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md")))]
-BLOCKS = [block for page in PAGES for block in re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)]
+FENCED = [block for page in PAGES for block in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)]
+BLOCKS = [text for language, text in FENCED if not language]  # those with a language are for other programs than ours
 COMMANDS = [
     line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip() and line[0] != "#"
 ]
