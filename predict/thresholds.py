@@ -31,9 +31,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_recall_curve, roc_curve
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from config import PROJECT, PipelineError
 from config.commandline import log, run
@@ -196,6 +193,8 @@ def by_false_positives(scores: np.ndarray, present: np.ndarray, rate: float) -> 
 
 def by_precision(scores: np.ndarray, present: np.ndarray, precision: float) -> float:
     """Return the lowest threshold at which so many of what reaches it are right; above all scores where none does."""
+    from sklearn.metrics import precision_recall_curve  # here, as it takes 2 s that a prediction need not spend
+
     if not present.any():
         return float(np.nextafter(max(scores.max(initial=0.0), 1.0), np.inf))
     reached, _, values = precision_recall_curve(present, scores)
@@ -229,6 +228,9 @@ def calibrate(scores: np.ndarray, present: np.ndarray) -> tuple[float, float, np
     Raises:
         PipelineError: if there are not enough samples with and without the species.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     if min(present.sum(), (~present).sum()) < FOLDS:
         raise PipelineError(
             f"Calibration needs at least {FOLDS} positives and negatives; there are {int(present.sum())} and "
@@ -296,6 +298,7 @@ def draw(folder: Path, samples: Samples, found: dict[str, Any], names: Sequence[
 
     matplotlib.use("agg")
     from matplotlib import pyplot
+    from sklearn.metrics import roc_curve
 
     scores, present = samples.all()
     _, _, unseen = calibrate(scores, present)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 BOOTSTRAP_ROUNDS = 2000
 _PAIRS_AT_ONCE = 4096  # relevant (recording, class) pairs compared at once: 4096 x 999 booleans are 4 MB
@@ -46,6 +45,8 @@ def in_top(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def macro_auroc(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Return the mean area under the ROC curve over the classes with both positives and negatives."""
+    from sklearn.metrics import roc_auc_score  # here, as it takes 2 s that a prediction need not spend
+
     usable = present(relevant)
     return (
         float(np.mean([roc_auc_score(relevant[:, c], scores[:, c]) for c in usable])) if len(usable) else float("nan")
@@ -54,6 +55,8 @@ def macro_auroc(scores: np.ndarray, relevant: np.ndarray) -> float:
 
 def class_map(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Return cmAP: the mean average precision over the classes with at least one positive and one negative."""
+    from sklearn.metrics import average_precision_score
+
     usable = present(relevant)
     values = [average_precision_score(relevant[:, c], scores[:, c]) for c in usable]
     return float(np.mean(values)) if values else float("nan")
@@ -76,6 +79,8 @@ def per_class(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
         One row per class: recordings, predicted, hits, precision, recall, f1. Precision is NaN where the class was
         never predicted, recall where it has no recording, F1 where both counts are 0.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     best, classes = np.argmax(scores, axis=1), scores.shape[1]
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, best, labels=np.arange(classes), zero_division=np.nan
