@@ -39,8 +39,9 @@ from predict.formats import Facts, formats
 from predict.scores import Scores, judge, load_run, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
-from preprocess.fetchData import fetch, read_description
+from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
+from preprocess.manifest import read_description
 from preprocess.recipes import folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name

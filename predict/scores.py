@@ -21,6 +21,8 @@ import numpy as np
 
 from config import Config, PipelineError
 from config.commandline import progress
+from preprocess.alone import alone_in
+from preprocess.seals import check_content, seal_content
 from preprocess.segments import SegmentReader, list_segments
 from preprocess.shards import Shard, read_stamp
 from preprocess.whole import whole_file
@@ -107,14 +109,14 @@ def make_scores(
             path.unlink()
     if not todo:
         return 0, 0.0
-    folder.mkdir(parents=True, exist_ok=True)
     readers = [open_reader(config, [shard]) for shard in todo]
     plans = [list_segments(reader, range(len(reader)), config.predict.hop) for reader in readers]
     model, count = open_model(), sum(len(owners) for owners, _ in plans)
     blocks = sum(-(-len(owners) // SEGMENTS_AT_ONCE) for owners, _ in plans)
     work = _score(folder, config, list(zip(todo, readers, plans, strict=True)), model)
-    for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
-        pass
+    with alone_in(folder):
+        for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
+            pass
     return count, count * config.features.segment_frames / todo[0].frame_rate
 
 
@@ -147,6 +149,7 @@ def _score(folder: Path, config: Config, work: Sequence[tuple], model: Any) -> I
                 spans = [reader.spans(i, starts[ends[i] - counts[i] : ends[i]]) for i in range(len(reader))]
                 file["spans"], file["counts"] = np.concatenate([*spans, np.empty((0, 2), np.int64)]), counts
                 file.attrs.update(inputs=inputs_of(shard), complete=1)
+                seal_content(file)
 
 
 def inputs_of(shard: Shard) -> str:
@@ -160,6 +163,7 @@ def is_valid(path: Path, shard: Shard) -> bool:
     try:
         with h5py.File(path, "r") as file:
             whole = file.attrs.get("complete") == 1 and file["counts"].shape == (len(shard.media_id),)
+            check_content(file)
             return bool(whole and file.attrs.get("inputs") == inputs_of(shard))
     except (OSError, KeyError, ValueError, RuntimeError):
         return False

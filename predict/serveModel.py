@@ -32,7 +32,7 @@ from pathlib import Path
 
 from config import PROJECT, PipelineError
 from config.commandline import job_count, log, run
-from preprocess.fetchData import read_description
+from preprocess.manifest import read_description
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, read_table
 from train.run import Run, last_run

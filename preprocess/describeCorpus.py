@@ -23,7 +23,7 @@ import numpy as np
 
 from config import Config
 from config.commandline import add_config_arguments, load_config, log, run
-from preprocess.fetchData import read_description
+from preprocess.manifest import read_description
 from preprocess.page import (
     BLUE,
     ORANGE,

@@ -17,7 +17,6 @@ if not __package__:  # run as a file: import from the project, in its environmen
 import argparse
 import csv
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -30,6 +29,8 @@ from typing import Any
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess import audio
+from preprocess.alone import alone
+from preprocess.manifest import CLASSES, RECORDINGS, TRUTH, find_changed, read_description, write_description
 from preprocess.recordings import (
     Recording,
     Reject,
@@ -44,6 +45,7 @@ from preprocess.sources import Corpus, open_source
 from preprocess.whole import whole_file
 
 
+@alone(lambda config: config.corpus_dir)
 def fetch(config: Config, jobs: int) -> None:
     """Make or find the corpus of a configuration and write its manifest, unless nothing changed since.
 
@@ -56,12 +58,14 @@ def fetch(config: Config, jobs: int) -> None:
     description = {"source": config.data.source, "limit": config.data.limit, **rules(config.data.select)}
     description |= config.data.options
     known = check_description(folder, description)
-    folder.mkdir(parents=True, exist_ok=True)
     root = source.fetch(folder / "raw", config.data.limit, jobs)
     roots = source.roots(root) if hasattr(source, "roots") else [root]
     fingerprint = "".join(fingerprint_files(place) for place in roots)
-    manifest = folder / "recordings.csv"
-    if known.get("fingerprint") == fingerprint and manifest.exists():
+    manifest, same_data = folder / RECORDINGS, known.get("fingerprint") == fingerprint
+    changed = find_changed(folder, known)
+    if same_data and changed:
+        log(f"made again, as they are not what was written: {', '.join(changed)}")
+    elif same_data and manifest.exists():
         recordings = read_table(manifest, Recording)
         log(f"nothing changed: {tally(len(recordings), read_rejects(folder))}")
         return
@@ -74,10 +78,10 @@ def fetch(config: Config, jobs: int) -> None:
     corpus = limit_recordings(selected, config.data.limit)
     recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
-    write_table(folder / "classes.csv", Species, sorted(corpus.species, key=lambda row: row.class_id))
+    write_table(folder / CLASSES, Species, sorted(corpus.species, key=lambda row: row.class_id))
     write_table(manifest, Recording, recordings)
     update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
-    write_truth(corpus.truth, recordings, left_out, folder / "truth.csv")
+    write_truth(corpus.truth, recordings, left_out, folder / TRUTH)
     if not recordings:
         raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
     write_description(folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description})
@@ -163,21 +167,6 @@ def check_description(folder: Path, description: dict[str, Any]) -> dict[str, An
             "Keep both with --set data.corpus=NAME, or remove that folder."
         )
     return known
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return corpus.json of a corpus folder: the options and the root that it was made from."""
-    path = folder / "corpus.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 1 again.") from None
-
-
-def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write corpus.json, whole or not at all."""
-    with whole_file(folder / "corpus.json") as partial:
-        partial.write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def read_rejects(folder: Path) -> list[Reject]:

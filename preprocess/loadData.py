@@ -17,14 +17,17 @@ if not __package__:  # run as a file: import from the project, in its environmen
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
+from preprocess.alone import alone
 from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
+from preprocess.seals import TABLE as SEALS
+from preprocess.seals import is_intact, read_seals, seal, write_seals
 from preprocess.shards import read_stamp, write_shard
 
 SHARDS_PER_PART = 32  # aimed at, so that the cores share the work
@@ -51,11 +54,12 @@ def features_folder(config: Config) -> Path:
     return config.corpus_dir / "features" / folder_name(recipe, config.features.recipe)
 
 
+@alone(lambda config: config.corpus_dir)
 def load(config: Config, jobs: int) -> None:
     """Write all shards that are not there or not valid any more.
 
     Raises:
-        PipelineError: if no recording could be used, or the disk is full.
+        PipelineError: if a WAV was changed since stage 2, if no recording could be used, or the disk is full.
     """
     recipe = open_recipe(config.features)
     description = describe(recipe, config.features.recipe)
@@ -63,12 +67,15 @@ def load(config: Config, jobs: int) -> None:
     recordings = read_table(config.corpus_dir / "recordings.csv", Recording)
     refused = read_table(wavs / "rejected.csv", Reject) if (wavs / "rejected.csv").exists() else []
     unusable = {reject.file for reject in refused}
+    check_wavs(wavs, [wav_name(row.file) for row in recordings])
     folder = features_folder(config)
+    sealed = read_seals(folder)
     plans = plan_shards(folder, [row for row in recordings if row.file not in unusable])
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)
-        if stamp and stamp[0] == plan.inputs and is_newer(plan, wavs):
+        intact = is_intact(plan.path, sealed.get(plan.path.name))
+        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan, wavs):
             rejects += stamp[1]
         else:
             todo.append(plan)
@@ -79,6 +86,12 @@ def load(config: Config, jobs: int) -> None:
     )
     for found in progress(work, len(todo), "shards"):
         rejects += found
+    made, seals = {plan.path for plan in todo}, {}
+    for plan in plans:
+        known = None if plan.path in made else sealed.get(plan.path.name)
+        seals[plan.path.name] = replace(seal(plan.path), crc32=known.crc32) if known else seal(plan.path, content=True)
+    if seals != sealed:
+        write_seals(folder, seals)
     current = {plan.path for plan in plans}
     for path in folder.glob("*.h5*"):
         if path not in current:
@@ -93,6 +106,21 @@ def load(config: Config, jobs: int) -> None:
     )
     if taken == 0:
         raise PipelineError(f"Not one recording could be used; {config.corpus_dir / 'rejected.csv'} says why.")
+
+
+def check_wavs(folder: Path, names: Sequence[str]) -> None:
+    """Compare the resampled recordings with what stage 2 wrote.
+
+    Raises:
+        PipelineError: naming the first that differs.
+    """
+    sealed = read_seals(folder)
+    changed = [name for name in names if (folder / name).exists() and not is_intact(folder / name, sealed.get(name))]
+    if changed:
+        raise PipelineError(
+            f"{folder / changed[0]}{f' and {len(changed) - 1} others' if changed[1:] else ''} changed since stage 2. "
+            f"Run stage 2 again, or remove {folder / SEALS} to take them as they are."
+        )
 
 
 def plan_shards(folder: Path, recordings: Sequence[Recording]) -> list[Plan]:

@@ -15,6 +15,7 @@ import numpy as np
 from config import PipelineError
 from preprocess.mask import kept_columns, noise_columns
 from preprocess.recipes import Encoding
+from preprocess.seals import is_intact, read_seals
 from preprocess.shards import Shard, open_shard
 
 RESIDENT_BYTES = 1 << 28  # of the mapped shards that stay in memory
@@ -180,7 +181,7 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
     """Open all shards of a part (train or test) in the order of the manifest.
 
     Raises:
-        PipelineError: if there are none, or some are missing.
+        PipelineError: if there are none, some are missing, or one is not what stage 3 wrote.
     """
     paths = sorted(folder.glob(f"{part}-*-of-*.h5"))
     announced = {int(path.stem.rpartition("-")[2]) for path in paths}
@@ -188,6 +189,10 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
         raise PipelineError(
             f"{folder} holds {len(paths)} {part} shards, expected {announced or 'some'}. Run stage 3 again."
         )
+    sealed = read_seals(folder)
+    for path in paths:
+        if not is_intact(path, sealed.get(path.name)):
+            raise PipelineError(f"{path} was changed since stage 3 wrote it. Run stage 3 again.")
     return [open_shard(path) for path in paths]
 
 

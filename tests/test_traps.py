@@ -168,6 +168,7 @@ def test_the_format_of_the_samples_changes_nothing(tmp_path):
 # with another one or too close to the default, the table says with what.
 
 CHANGED = {  # (part, option) -> options of both, options of the second
+    ("application", "momentum"): ({"backbone": "MobileNetV3Small"}, {"momentum": 0.5}),
     ("birdclef2016", "n_fft"): ({}, {"n_fft": 640}),
     ("birdclef2016", "loudest"): ({}, {"loudest": 100}),
     ("logmel", "n_fft"): ({}, {"n_fft": 4096}),

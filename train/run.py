@@ -35,6 +35,7 @@ from config import Config, PipelineError
 from preprocess.audio import is_audio
 from preprocess.recipes import Encoding
 from preprocess.recordings import Recording, Species, read_table, write_table
+from preprocess.seals import check_content, seal_content
 from preprocess.whole import whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
@@ -216,6 +217,8 @@ class Run:
         """
         path = self.find_weights(monitor)
         try:
+            with h5py.File(path, "r") as file:
+                check_content(file)
             model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
@@ -239,6 +242,8 @@ class Run:
                 partial.unlink(missing_ok=True)
                 if first is None:
                     model.save_weights(partial)
+                    with h5py.File(partial, "r+") as file:
+                        seal_content(file)
                 else:
                     _link(first, partial)
                 partial.replace(path)
@@ -254,6 +259,7 @@ class Run:
                         file[f"{group}/{i:04d}"] = variable.numpy()
                 file.attrs["history"] = np.void(json.dumps(history).encode())
                 file.attrs["complete"] = 1
+                seal_content(file)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
 
@@ -270,6 +276,7 @@ class Run:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("complete") != 1:
                     raise ValueError("incomplete")
+                check_content(file)
                 for group, variables in _state_variables(trainer).items():
                     if len(file[group]) != len(variables):
                         raise ValueError(f"{len(file[group])} {group} instead of {len(variables)}")

@@ -28,6 +28,7 @@ import numpy as np
 
 from config import PROJECT, Config, PipelineError, Train
 from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.alone import alone
 from preprocess.loadData import features_folder
 from preprocess.recipes import describe, open_recipe
 from preprocess.recordings import Recording, Species, read_table
@@ -125,6 +126,7 @@ def tell_recordings_apart(reader: SegmentReader, sides: np.ndarray) -> Dataset:
     return Dataset(reader, species, labels, np.zeros((len(sides), len(used)), bool), sides)
 
 
+@alone(lambda config: config.run_dir)
 def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lambda history: False) -> None:
     """Train, or go on training, the network of a configuration, and write its run directory.
 

@@ -265,6 +265,7 @@ class TestNothingUsable:
         resample(config, 1)
         wav = config.corpus_dir / "wav_16khz/TrainingSet/wav/RNgood.wav"
         wav.write_bytes(wav.read_bytes()[:1000])
+        (config.corpus_dir / "wav_16khz" / "sealed.csv").unlink()
         with pytest.raises(PipelineError, match=r"Not one recording.*rejected\.csv"):
             load(config, 1)
         assert [row.reason for row in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["truncated"]

@@ -34,7 +34,7 @@ def copy_of(corpus: Config, home: Path) -> Config:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.h5"))}
 
 
 def recordings_of(shards: list[Shard]) -> dict[str, tuple[bytes, bytes]]:
@@ -73,7 +73,7 @@ def shard_path(wavs, tmp_path) -> Path:
 class TestSchema:
     def test_datasets_and_attributes(self, corpus):
         folder = features_folder(corpus)
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.glob("*.h5"))
         assert names == ["test-00000-of-00001.h5", *(f"train-0000{k}-of-00003.h5" for k in range(3))]
         rows = read_table(corpus.corpus_dir / "recordings.csv", Recording)
         with h5py.File(folder / "train-00000-of-00003.h5") as file:
@@ -111,7 +111,7 @@ class TestSchema:
 
     def test_size(self, corpus):
         seconds = sum(soundfile.info(str(path)).duration for path in (corpus.corpus_dir / "wav_16khz").rglob("*.wav"))
-        size = sum(path.stat().st_size for path in features_folder(corpus).iterdir())
+        size = sum(path.stat().st_size for path in features_folder(corpus).glob("*.h5"))
         assert seconds > 90
         assert size <= 13_000 * seconds
         with h5py.File(next(features_folder(corpus).glob("train-*.h5"))) as file:
@@ -200,12 +200,17 @@ class TestDeterminism:
     def test_changed_wav_remakes_its_shard_alone(self, corpus, tmp_path):
         config = copy_of(corpus, tmp_path)
         folder = features_folder(config)
-        before, old = {path: path.stat().st_mtime_ns for path in folder.iterdir()}, contents(folder)
+        before, old = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}, contents(folder)
         media_id = open_shard(folder / "train-00001-of-00003.h5").media_id[2]
         wav = next((config.corpus_dir / "wav_16khz").rglob(f"RN{media_id}.wav"))
         naive.write_wav(wav, naive.read_wav(wav)[::-1].copy())
+        with pytest.raises(
+            PipelineError, match=rf"RN{media_id}\.wav changed since stage 2\. Run stage 2 again, or rem"
+        ):
+            load(config, 1)
+        (config.corpus_dir / "wav_16khz" / "sealed.csv").unlink()  # take it as it is
         load(config, 1)
-        changed = {path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before.get(path)}
+        changed = {path.name for path in folder.glob("*.h5") if path.stat().st_mtime_ns != before.get(path)}
         assert changed == {"train-00001-of-00003.h5"}
         new = recordings_of([open_shard(folder / "train-00001-of-00003.h5")])
         past = recordings_of([open_shard(features_folder(corpus) / "train-00001-of-00003.h5")])
@@ -215,12 +220,12 @@ class TestDeterminism:
     def test_changed_row_of_the_manifest_remakes_its_shard_alone(self, corpus, tmp_path):
         config = copy_of(corpus, tmp_path)
         folder = features_folder(config)
-        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
         rows = read_table(config.corpus_dir / "recordings.csv", Recording)
         rows[1] = dataclasses.replace(rows[1], class_id="corrected")
         write_table(config.corpus_dir / "recordings.csv", Recording, rows)
         load(config, 1)
-        changed = {path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before.get(path)}
+        changed = {path.name for path in folder.glob("*.h5") if path.stat().st_mtime_ns != before.get(path)}
         assert changed == {"train-00000-of-00003.h5"}
         with h5py.File(folder / "train-00000-of-00003.h5") as file:
             assert file["class_id"].asstr()[1] == "corrected"

@@ -1,0 +1,113 @@
+"""Whether a finished file is still what was written: for files of a folder by a table, for HDF5 by a digest inside.
+
+    <folder>/sealed.csv     name,size,mtime_ns,crc32     of the finished files of a stage; crc32 may be empty
+
+A file without a seal, such as one that was finished just before a kill, is taken as it is.
+"""
+
+import csv
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from preprocess.whole import whole_file
+
+TABLE = "sealed.csv"
+COLUMNS = ["name", "size", "mtime_ns", "crc32"]
+BLOCK = 1 << 22  # bytes read at once
+DIGEST = "sha256"  # name of the attribute in HDF5
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a finished file looked like."""
+
+    size: int
+    mtime_ns: int
+    crc32: int | None = None  # of the content; None: not taken
+
+
+def seal(path: Path, content: bool = False) -> Seal:
+    """Return the seal of a file, with the checksum of its content if asked."""
+    facts = path.stat()
+    return Seal(facts.st_size, facts.st_mtime_ns, checksum(path) if content else None)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def is_intact(path: Path, known: Seal | None) -> bool:
+    """Tell whether a file is as it was sealed: by size and time, or else, as after copying it, by its content."""
+    try:
+        facts = path.stat()
+        if known is None or (facts.st_size, facts.st_mtime_ns) == (known.size, known.mtime_ns):
+            return True
+        return facts.st_size == known.size and known.crc32 is not None and checksum(path) == known.crc32
+    except OSError:
+        return False
+
+
+def read_seals(folder: Path) -> dict[str, Seal]:
+    """Return the seals of the files in a folder by name; none where there is no table, or a damaged one."""
+    try:
+        with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream)
+            if next(rows, None) != COLUMNS:
+                return {}
+            return {name: Seal(int(size), int(time), int(crc) if crc else None) for name, size, time, crc in rows}
+    except (OSError, ValueError, csv.Error):
+        return {}
+
+
+def write_seals(folder: Path, seals: Mapping[str, Seal]) -> None:
+    """Write the seals of the files in a folder, whole or not at all."""
+    with whole_file(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(
+            (name, own.size, own.mtime_ns, "" if own.crc32 is None else own.crc32) for name, own in seals.items()
+        )
+
+
+def seal_content(file: h5py.File) -> None:
+    """Note in an HDF5 file, open for writing, what its datasets and the attributes of its root hold: the last step."""
+    file.attrs[DIGEST] = _digest(file)
+
+
+def check_content(file: h5py.File) -> None:
+    """Compare the datasets of an HDF5 file with what was noted; files without such a note pass.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    if DIGEST in file.attrs and file.attrs[DIGEST] != _digest(file):
+        raise ValueError("its content is not what was written")
+
+
+def _digest(file: h5py.File) -> str:
+    digest = hashlib.sha256()
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            digest.update(f"{name}{item.shape}{item.dtype}".encode())
+            if item.dtype.hasobject:
+                digest.update(repr(item[()]).encode())
+            else:
+                digest.update(np.ascontiguousarray(item[()]).tobytes())
+
+    for name, value in sorted(file.attrs.items()):
+        if name != DIGEST:
+            digest.update(name.encode() + (bytes(value) if isinstance(value, np.void) else repr(value).encode()))
+    file.visititems(add)
+    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""Seals of finished files, and one process at a time."""
+
+import shutil
+import subprocess
+import sys
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import PipelineError
+from preprocess.alone import alone_in
+from preprocess.fetchData import fetch
+from preprocess.loadData import features_folder, load
+from preprocess.resample import resample
+from preprocess.seals import Seal, check_content, checksum, is_intact, read_seals, seal, seal_content, write_seals
+from preprocess.segments import open_shards
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def own(corpus, tmp_path):
+    """A copy of the corpus of three species that may be damaged."""
+    from dataclasses import replace
+
+    shutil.copytree(corpus.corpus_dir, tmp_path / "small")
+    return replace(corpus, data=replace(corpus.data, folder=str(tmp_path)))
+
+
+def flip(path, place=-1000) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_seal(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"bird" * 3_000_000)
+    known = seal(path, content=True)
+    assert known.crc32 == checksum(path) == zlib.crc32(b"bird" * 3_000_000)
+    assert is_intact(path, known)
+    assert is_intact(path, None)
+    flip(path)
+    assert not is_intact(path, known)
+    flip(path)  # back again, at another time
+    assert is_intact(path, known)
+    assert not is_intact(path, Seal(known.size, known.mtime_ns))  # without a checksum the time decides
+    path.write_bytes(b"bird")
+    assert not is_intact(path, known)
+    path.unlink()
+    assert not is_intact(path, known)
+
+
+numbers = st.integers(0, 1 << 63)
+rows_of_seals = st.dictionaries(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1),
+    st.tuples(numbers, numbers, st.none() | numbers),
+)
+
+
+@given(rows_of_seals)
+def test_the_table_of_seals_round_trips(tmp_path_factory, rows):
+    folder = tmp_path_factory.getbasetemp()
+    seals = {name: Seal(*values) for name, values in rows.items()}
+    write_seals(folder, seals)
+    assert read_seals(folder) == seals
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", "name,size,mtime_ns,crc32\na,x,1,\n", "name,size,mtime_ns,crc32\na\n"])
+def test_a_damaged_table_seals_nothing(tmp_path, text):
+    (tmp_path / "sealed.csv").write_text(text)
+    assert read_seals(tmp_path) == {}
+
+
+@pytest.mark.parametrize("change", ["value", "attribute", "name", "added", "removed"])
+def test_the_content_of_hdf5(tmp_path, change):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["group/x"] = np.arange(1000.0)
+        file["y"] = 3
+        file.attrs["history"] = np.void(b"abc")
+        seal_content(file)
+        check_content(file)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        check_content(file)
+        if change == "value":
+            file["group/x"][500] = 501
+        elif change == "attribute":
+            file.attrs["history"] = np.void(b"abd")
+        elif change == "name":
+            file.move("y", "z")
+        elif change == "added":
+            file["z"] = 1
+        else:
+            del file["y"]
+        with pytest.raises(ValueError, match="not what was written"):
+            check_content(file)
+
+
+def test_a_changed_table_of_the_corpus_is_made_again(own, capsys):
+    """Also one that still can be read."""
+    expected = {name: (own.corpus_dir / name).read_bytes() for name in ("recordings.csv", "classes.csv", "truth.csv")}
+    for name, content in expected.items():
+        (own.corpus_dir / name).write_bytes(content.replace(b"aaaaaa", b"aaaaab"))
+        fetch(own, 1)
+        assert f"made again, as they are not what was written: {name}" in capsys.readouterr().out
+        assert (own.corpus_dir / name).read_bytes() == content
+        fetch(own, 1)
+        assert "nothing changed" in capsys.readouterr().out
+
+
+def test_a_changed_wav_is_made_again(own, capsys):
+    wav = sorted((own.corpus_dir / "wav_16khz").rglob("*.wav"))[3]
+    content = wav.read_bytes()
+    flip(wav)
+    with pytest.raises(PipelineError, match=rf"{wav.name} changed since stage 2"):
+        load(own, 1)
+    resample(own, 1)
+    assert f"made again, as they are not what was written: 1 files such as {wav}" in capsys.readouterr().out
+    assert wav.read_bytes() == content
+    load(own, 1)
+    assert "1 shards made, 3 kept" in capsys.readouterr().out
+
+
+def test_a_changed_shard_is_made_again(own, capsys):
+    path = sorted(features_folder(own).glob("train-*.h5"))[1]
+    content = path.read_bytes()
+    flip(path, len(content) // 2)
+    with pytest.raises(PipelineError, match=rf"{path.name} was changed since stage 3 wrote it\. Run stage 3 again"):
+        open_shards(features_folder(own), "train")
+    load(own, 1)
+    assert "1 shards made, 3 kept" in capsys.readouterr().out
+    assert path.read_bytes() == content
+    assert len(open_shards(features_folder(own), "train")) == 3
+
+
+def test_copied_shards_are_as_good(own, tmp_path):
+    """Copying loses the times; the content is compared instead."""
+    folder = features_folder(own)
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert len(open_shards(tmp_path / "copy", "train")) == 3
+
+
+def test_one_process_at_a_time(tmp_path):
+    """The second waits a while and stops; a kill of the first frees the folder."""
+    command = [
+        sys.executable,
+        "-c",
+        f"import time\nfrom preprocess.alone import alone_in\nfrom pathlib import Path\n"
+        f"with alone_in(Path({str(tmp_path)!r})):\n    print('in', flush=True)\n    time.sleep(100)",
+    ]
+    first = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "in\n"
+        with (
+            pytest.raises(PipelineError, match=rf"Another process is at work in {tmp_path}\. Wait until"),
+            alone_in(tmp_path),
+        ):
+            pass
+    finally:
+        first.kill()
+        first.wait()
+    with alone_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
