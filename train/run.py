@@ -32,10 +32,12 @@ import numpy as np
 
 import config as configuration
 from config import Config, PipelineError
+from config.commandline import log
 from preprocess.audio import is_audio
 from preprocess.recipes import Encoding
 from preprocess.recordings import Recording, Species, read_table, write_table
-from preprocess.seals import check_content, seal_content
+from preprocess.seals import TABLE as SEALS
+from preprocess.seals import check_content, is_intact, read_seals, seal, seal_content, write_seals
 from preprocess.whole import whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
@@ -126,6 +128,7 @@ class Run:
                     "Start another run with --set train.run=NAME, or remove that folder."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SEALS).unlink(missing_ok=True)  # until it is finished again
         write_table(self.folder / "classes.csv", Species, species)
         write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
         rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
@@ -154,8 +157,23 @@ class Run:
             )
 
     def is_finished(self, config: Config) -> bool:
-        """Tell whether the run has trained as long as config asks for, and nothing else differs."""
+        """Tell whether the run has trained as long as config asks for, nothing else differs, and its files are whole.
+
+        Raises:
+            PipelineError: if it is of other settings, or a file was changed that cannot be made again.
+        """
         if not (self.folder / "metrics.json").exists() or not (self.folder / "config.toml").exists():
+            return False
+        sealed = read_seals(self.folder)
+        changed = [self.folder / name for name, known in sealed.items() if not is_intact(self.folder / name, known)]
+        for path in changed:
+            if path.name == "config.toml" or path.name.endswith(".weights.h5"):
+                raise PipelineError(
+                    f"{path} was changed or removed since the run was finished. Bring it back from a copy, or remove "
+                    f"{self.folder} to train again."
+                )
+        if changed:
+            log(f"made again, as they are not what was written: {', '.join(map(str, changed))}")
             return False
         self.check_same(config)
         return is_over(self.read_history(), config.train.epochs, config.train.patience)
@@ -307,6 +325,9 @@ class Run:
         rows.append({name: str(value) for name, value in log_row.items()})
         write_rows(log, rows)
         write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
+        names = ("config.toml", "classes.csv", "features.json", "split.csv", "history.csv", "metrics.json")
+        paths = [*(self.folder / name for name in names), *map(self.best_weights, MONITORS)]
+        write_seals(self.folder, {path.name: seal(path, content=True) for path in paths if path.exists()})
 
 
 def last_run(folder: Path) -> Run:
