@@ -99,5 +99,5 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # names may hold line breaks
     return status

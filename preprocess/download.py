@@ -1,5 +1,6 @@
 """Resumable downloads and safe unpacking, with the standard library."""
 
+import errno
 import http.client
 import shutil
 import stat
@@ -118,7 +119,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 tar.extract(member, folder, filter="data")
     except tarfile.FilterError as error:
         raise PipelineError(f"{archive} holds an unsafe member: {error}. Nothing more was unpacked.") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, TypeError, ValueError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
@@ -146,7 +147,11 @@ def unpack_zip(archive: Path, folder: Path) -> None:
                     raise PipelineError(f"{archive} holds an unsafe member: {member.filename[:200]!r}.")
             for member in progress(members, len(members), "files"):
                 packed.extract(member, home)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # which a place before the file's beginning gives
+            raise
         raise PipelineError(f"{archive} is damaged: {error}. Remove it and run the command again.") from None
 
 

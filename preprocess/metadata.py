@@ -250,7 +250,7 @@ def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
             names = row
             if any(name not in names for name in TRUTH_COLUMNS[:2]):
                 raise PipelineError(
-                    f"{path}: expected the columns {', '.join(TRUTH_COLUMNS)}, found {', '.join(row)[:120]}."
+                    f"{path}: expected the columns {', '.join(TRUTH_COLUMNS)}, found {', '.join(row)[:120]!r}."
                 )
             continue
         entry = dict(zip(names, row, strict=False))

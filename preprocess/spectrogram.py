@@ -11,6 +11,7 @@ from preprocess.audio import AudioError
 
 WAV_HEADER_BYTES = 44  # at least
 READ_SAMPLES = 1 << 17  # at once
+_DAMAGE = (wave.Error, EOFError, RuntimeError, ValueError)  # what wave raises for headers that contradict themselves
 _LOG10_E = np.float32(np.log10(np.e))
 
 
@@ -31,8 +32,8 @@ def read_samples(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
                     raise AudioError("truncated", "fewer samples than the header says")
                 left -= len(new)
                 yield new
-    except (wave.Error, EOFError) as error:
-        raise AudioError("damaged_wav", str(error)) from None
+    except _DAMAGE as error:
+        raise AudioError("damaged_wav", str(error) or "a chunk that leads out of the file") from None
 
 
 def cut_blocks(chunks: Iterable[np.ndarray], block_frames: int, n_fft: int, hop: int) -> Iterator[np.ndarray]:
@@ -70,8 +71,8 @@ def count_samples(path: Path) -> int:
     try:
         with wave.open(str(path), "rb") as stream:
             samples, width = stream.getnframes(), stream.getsampwidth() * stream.getnchannels()
-    except (wave.Error, EOFError) as error:
-        raise AudioError("damaged_wav", str(error)) from None
+    except _DAMAGE as error:
+        raise AudioError("damaged_wav", str(error) or "a chunk that leads out of the file") from None
     if samples == 0:
         raise AudioError("no_samples", "no samples")
     if WAV_HEADER_BYTES + samples * width > path.stat().st_size:

@@ -124,7 +124,7 @@ def read_names(path: Path, species: list[Species]) -> list[dict[str, str]]:
     if not key or not languages:
         raise PipelineError(
             f"{path} needs a column class_id or scientific_name, and one per language (de, fr); it has: "
-            f"{', '.join(columns) or 'no row'}."
+            f"{repr(', '.join(columns)[:120]) if columns else 'no row'}."
         )
     by_key = {row[key]: {code: row[code].strip() for code in languages if (row[code] or "").strip()} for row in rows}
     found = [by_key.get(getattr(kind, key), {}) for kind in species]

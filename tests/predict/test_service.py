@@ -401,8 +401,8 @@ def test_names_in_several_languages(tmp_path, key):
     ("text", "words"),
     [
         ("", "needs a column class_id or scientific_name, and one per language .* no row"),
-        ("id,de\na1,Amsel\n", "it has: id, de"),
-        ("class_id\na1\n", "it has: class_id"),
+        ("id,de\na1,Amsel\n", "it has: 'id, de'"),
+        ("class_id\na1\n", "it has: 'class_id'"),
         ("class_id,de\nzz,Amsel\n", "names none of the species of the run by class_id"),
         (None, "cannot be read"),
     ],

@@ -476,3 +476,24 @@ class TestUnpackZip:
         path.write_bytes(content)
         with pytest.raises(PipelineError, match=r"a\.zip is damaged"):
             download.unpack_zip(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff", b"", b"\x1f\x8b"])
+def test_an_archive_that_ends_in_its_header(tmp_path, content):
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"a\.tar\.gz is damaged"):
+        download.unpack(tmp_path / "a.tar.gz", tmp_path)
+
+
+def test_a_zip_whose_member_begins_before_the_file(tmp_path):
+    """The offset of the central directory is 9 more than true, so that the member would begin at -9."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.txt", "x" * 100)
+    content = bytearray(buffer.getvalue())
+    end = content.rindex(b"PK\x05\x06")
+    offset = int.from_bytes(content[end + 16 : end + 20], "little")
+    content[end + 16 : end + 20] = (offset + 9).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"a\.zip is damaged"):
+        download.unpack_zip(tmp_path / "a.zip", tmp_path / "out")

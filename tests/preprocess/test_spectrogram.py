@@ -1,6 +1,7 @@
 """The log power spectral density against SciPy, and reading WAV in blocks."""
 
 import struct
+import wave
 
 import numpy as np
 import pytest
@@ -185,3 +186,19 @@ class TestUnusableFiles:
         with pytest.raises(AudioError) as caught:
             self.read(path)
         assert caught.value.reason == "truncated"
+
+
+def test_a_wav_whose_chunk_leads_out_of_the_file(tmp_path):
+    """The wave module ends such a header with a bare RuntimeError."""
+    path = tmp_path / "x.wav"
+    with wave.open(str(path), "wb") as stream:
+        stream.setparams((1, 2, 16_000, 0, "NONE", ""))
+        stream.writeframes(bytes(3200))
+    content = bytearray(path.read_bytes())
+    content[36:44] = b"LIST" + (0x7FFFFFFF).to_bytes(4, "little")
+    path.write_bytes(content)
+    for read in (count_samples, lambda path: list(read_samples(path, 16_000))):
+        with pytest.raises(AudioError) as error:
+            read(path)
+        assert error.value.reason == "damaged_wav"
+        assert error.value.detail
