@@ -8,17 +8,19 @@ config=$here/config/demo.toml  # experiment
 stage=0                        # first stage
 stop_stage=6                   # last stage
 jobs=0                         # processes; 0: one per core
+scheduler=                     # of a Dask cluster that does stages 2, 3 and the scoring of 5
 mini=                          # a handful of recordings and one epoch through every stage
 set=()                         # section.key=value overrides
 
 usage() {
   cat <<END
-usage: ./doall.sh [--config FILE] [--stage N] [--stop-stage N] [--jobs N] [--mini] [--set SECTION.KEY=VALUE]...
+usage: ./doall.sh [--config FILE] [--stage N] [--stop-stage N] [--jobs N] [--scheduler ADDRESS] [--mini] [--set SECTION.KEY=VALUE]...
 
   --config FILE    experiment (default: ${config#"$here/"})
   --stage N        first stage (default: $stage)
   --stop-stage N   last stage (default: $stop_stage)
   --jobs N         processes, 0: one per core (default: $jobs)
+  --scheduler ADDRESS   let a Dask cluster (tcp://HOST:8786) resample, load and predict
   --mini           a handful of recordings and one epoch through every stage
   --set KEY=VALUE  override one key of the experiment, such as train.epochs=40; may be repeated
 
@@ -29,13 +31,14 @@ END
 arguments=("$@")
 while [ $# -gt 0 ]; do
   case $1 in
-    --config|--stage|--stop-stage|--jobs|--set)
+    --config|--stage|--stop-stage|--jobs|--scheduler|--set)
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
       case $1 in
         --config) config=$2 ;;
         --stage) stage=$2 ;;
         --stop-stage) stop_stage=$2 ;;
         --jobs) jobs=$2 ;;
+        --scheduler) scheduler=$2 ;;
         --set) set+=(--set "$2") ;;
       esac
       shift 2 ;;
@@ -53,6 +56,7 @@ done
 . "$here/environment.sh"
 options=(--config "$config" ${mini:+"$mini"} ${set[@]+"${set[@]}"})
 workers=(--jobs "$jobs")
+spread=("${workers[@]}" ${scheduler:+--scheduler "$scheduler"})
 resolved=$(python -m config "${options[@]}" --get corpus_dir run_dir) || exit $?
 { read -r corpus_dir; read -r run_dir; } <<< "$resolved"
 
@@ -80,7 +84,7 @@ predict_and_evaluate() {
     log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER"
     return
   fi
-  python "$here/predict/predict.py" --run "$run_dir" --output "$csv" "${workers[@]}" || return
+  python "$here/predict/predict.py" --run "$run_dir" --output "$csv" "${spread[@]}" || return
   if [ ! -f "$corpus_dir/truth.csv" ]; then
     log "the corpus has no ground truth for its test part; evaluate with: python predict/evaluate.py $csv --truth TRUTH.csv"
     return
@@ -96,8 +100,8 @@ report_and_pictures() {
 
 run_stage 0 environment python "$here/train/checkSetup.py" "${options[@]}"
 run_stage 1 fetch python "$here/preprocess/fetchData.py" "${options[@]}" "${workers[@]}"
-run_stage 2 resample python "$here/preprocess/resample.py" "${options[@]}" "${workers[@]}"
-run_stage 3 load python "$here/preprocess/loadData.py" "${options[@]}" "${workers[@]}"
+run_stage 2 resample python "$here/preprocess/resample.py" "${options[@]}" "${spread[@]}"
+run_stage 3 load python "$here/preprocess/loadData.py" "${options[@]}" "${spread[@]}"
 run_stage 4 train python "$here/train/trainModel.py" "${options[@]}"
 run_stage 5 "predict and evaluate" predict_and_evaluate
 run_stage 6 "report and pictures" report_and_pictures

@@ -48,9 +48,16 @@ def job_count(text: str) -> int:
     return jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1
 
 
-def add_jobs_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --jobs."""
+def add_jobs_argument(parser: argparse.ArgumentParser, scheduler: bool = False) -> None:
+    """Add --jobs, and for work that a cluster can do --scheduler."""
     parser.add_argument("--jobs", type=job_count, default="0", help="processes (default: one per core)")
+    if scheduler:
+        parser.add_argument(
+            "--scheduler",
+            default="",
+            metavar="ADDRESS",
+            help="let the workers of a Dask cluster do it (tcp://HOST:8786); they see the same files",
+        )
 
 
 def log(message: str) -> None:

@@ -36,9 +36,10 @@ from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, chang
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
-from predict.scores import Scores, judge, load_run, make_scores, read_scores, scores_folder
+from predict.scores import Scores, judge, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
+from preprocess.cluster import cluster
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
 from preprocess.manifest import read_description
@@ -158,7 +159,7 @@ def open_member(target: Run, inputs: Sequence[Path], settings: Predict, monitor:
     from train.losses import open_loss
 
     folder, started = scores_folder(config, target, monitor), time.monotonic()
-    count, seconds = make_scores(folder, config, shards, lambda: load_run(target, monitor)[1])
+    count, seconds = make_scores(folder, config, shards, target, monitor)
     if count:
         spent = time.monotonic() - started
         log(
@@ -392,7 +393,7 @@ def main() -> None:
     parser.add_argument(
         "--discard", action="store_true", help="remove the working folder of the inputs at the end; it is not resumed"
     )
-    add_jobs_argument(parser)
+    add_jobs_argument(parser, scheduler=True)
     args = parser.parse_args()
     if args.date and np.isnan(day_of_year(args.date)):
         parser.error("--date is YYYY-MM-DD")
@@ -408,19 +409,20 @@ def main() -> None:
         args.date,
         args.occurrence == "strict",
     )
-    predict(
-        targets,
-        args.inputs,
-        args.output,
-        list(dict.fromkeys(args.format or ["birdclef2016"])),
-        args.weights,
-        args.jobs,
-        args.thresholds,
-        expected,
-        args.rows,
-        args.discard,
-        **settings,
-    )
+    with cluster(args.scheduler):
+        predict(
+            targets,
+            args.inputs,
+            args.output,
+            list(dict.fromkeys(args.format or ["birdclef2016"])),
+            args.weights,
+            args.jobs,
+            args.thresholds,
+            expected,
+            args.rows,
+            args.discard,
+            **settings,
+        )
 
 
 def formats_help() -> str:

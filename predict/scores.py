@@ -9,9 +9,11 @@ An interrupted prediction goes on where it was, and another format or threshold 
     attrs: inputs (of the shard), complete
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ import numpy as np
 from config import Config, PipelineError
 from config.commandline import progress
 from preprocess.alone import alone_in
+from preprocess.cluster import has_cluster, spread
 from preprocess.seals import check_content, seal_content
 from preprocess.segments import SegmentReader, list_segments
-from preprocess.shards import Shard, read_stamp
+from preprocess.shards import Shard, open_shard, read_stamp
 from preprocess.whole import whole_file
 from train.run import Run
 
@@ -85,16 +88,15 @@ def scores_folder(config: Config, target: Run, monitor: str) -> Path:
     return config.corpus_dir / "scores" / f"{target.folder.name}-{digest.hexdigest()[:12]}"
 
 
-def make_scores(
-    folder: Path, config: Config, shards: Sequence[Shard], open_model: Callable[[], Any]
-) -> tuple[int, float]:
+def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: Run, monitor: str) -> tuple[int, float]:
     """Score the segments of all shards whose scores are not there or not valid any more.
 
     Args:
         folder: from `scores_folder`.
         config: of the run, with the corpus that is scored.
         shards: of the part that is scored.
-        open_model: returns the network; called only if there is something to score.
+        target: the run; its network is opened only if there is something to score.
+        monitor: which weights.
 
     Returns:
         How many segments were scored, and the seconds of sound in them.
@@ -109,15 +111,22 @@ def make_scores(
             path.unlink()
     if not todo:
         return 0, 0.0
-    readers = [open_reader(config, [shard]) for shard in todo]
-    plans = [list_segments(reader, range(len(reader)), config.predict.hop) for reader in readers]
-    model, count = open_model(), sum(len(owners) for owners, _ in plans)
-    blocks = sum(-(-len(owners) // SEGMENTS_AT_ONCE) for owners, _ in plans)
-    work = _score(folder, config, list(zip(todo, readers, plans, strict=True)), model)
+    counts = [
+        len(list_segments(reader := open_reader(config, [shard]), range(len(reader)), config.predict.hop)[0])
+        for shard in todo
+    ]
+    blocks = sum(-(-count // SEGMENTS_AT_ONCE) for count in counts)
     with alone_in(folder):
-        for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
-            pass
-    return count, count * config.features.segment_frames / todo[0].frame_rate
+        if has_cluster():
+            calls = [(target.folder, monitor, config, shard.path, folder) for shard in todo]
+            for _ in progress(spread(score_on_worker, calls, 1), len(todo), "shards"):
+                pass
+        else:
+            model = load_run(target, monitor)[1]
+            work = (None for shard in todo for _ in score_shard(folder, config, shard, model))
+            for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
+                pass
+    return sum(counts), sum(counts) * config.features.segment_frames / todo[0].frame_rate
 
 
 def open_reader(config: Config, shards: Sequence[Shard]) -> SegmentReader:
@@ -126,30 +135,46 @@ def open_reader(config: Config, shards: Sequence[Shard]) -> SegmentReader:
     return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
 
 
-def _score(folder: Path, config: Config, work: Sequence[tuple], model: Any) -> Iterator[None]:
+def score_shard(folder: Path, config: Config, shard: Shard, model: Any) -> Iterator[None]:
+    """Write the scores of a shard; yield after every `SEGMENTS_AT_ONCE` segments."""
     from train.scoring import segment_logits
 
-    for shard, reader, (owners, starts) in work:
-        path = folder / shard.path.name
-        with whole_file(path) as partial:
-            partial.unlink(missing_ok=True)
-            with h5py.File(partial, "w") as file:
-                logits = file.create_dataset("logits", (len(owners), model.output_shape[-1]), "float32")
-                for low in range(0, len(owners), SEGMENTS_AT_ONCE):
-                    part = slice(low, low + SEGMENTS_AT_ONCE)
-                    found = segment_logits(model, reader, owners[part], starts[part], config.predict.batch_size)
-                    if not np.isfinite(found).all():
-                        raise PipelineError(
-                            "The network's scores are not finite: its training diverged. Train it with other settings."
-                        )
-                    logits[part] = found
-                    yield
-                counts = np.bincount(owners, minlength=len(reader))
-                ends = np.cumsum(counts)
-                spans = [reader.spans(i, starts[ends[i] - counts[i] : ends[i]]) for i in range(len(reader))]
-                file["spans"], file["counts"] = np.concatenate([*spans, np.empty((0, 2), np.int64)]), counts
-                file.attrs.update(inputs=inputs_of(shard), complete=1)
-                seal_content(file)
+    reader = open_reader(config, [shard])
+    owners, starts = list_segments(reader, range(len(reader)), config.predict.hop)
+    with whole_file(folder / shard.path.name) as partial:
+        partial.unlink(missing_ok=True)
+        with h5py.File(partial, "w") as file:
+            logits = file.create_dataset("logits", (len(owners), model.output_shape[-1]), "float32")
+            for low in range(0, len(owners), SEGMENTS_AT_ONCE):
+                part = slice(low, low + SEGMENTS_AT_ONCE)
+                found = segment_logits(model, reader, owners[part], starts[part], config.predict.batch_size)
+                if not np.isfinite(found).all():
+                    raise PipelineError(
+                        "The network's scores are not finite: its training diverged. Train it with other settings."
+                    )
+                logits[part] = found
+                yield
+            counts = np.bincount(owners, minlength=len(reader))
+            ends = np.cumsum(counts)
+            spans = [reader.spans(i, starts[ends[i] - counts[i] : ends[i]]) for i in range(len(reader))]
+            file["spans"], file["counts"] = np.concatenate([*spans, np.empty((0, 2), np.int64)]), counts
+            file.attrs.update(inputs=inputs_of(shard), complete=1)
+            seal_content(file)
+
+
+def score_on_worker(run: Path, monitor: str, config: Config, shard: Path, folder: Path) -> None:
+    """Write the scores of a shard, in a process that keeps the network for the next one."""
+    with _network:
+        for _ in score_shard(folder, config, open_shard(shard), _open_network(run, monitor)):
+            pass
+
+
+_network = threading.Lock()  # a worker may have several threads, the network uses all cores
+
+
+@functools.lru_cache(maxsize=1)
+def _open_network(run: Path, monitor: str) -> Any:
+    return load_run(Run(run), monitor)[1]
 
 
 def inputs_of(shard: Shard) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.alone import alone
+from preprocess.cluster import cluster, spread
 from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
@@ -79,11 +80,8 @@ def load(config: Config, jobs: int) -> None:
             rejects += stamp[1]
         else:
             todo.append(plan)
-    from joblib import Parallel, delayed  # here, as a stage with nothing to do need not wait for it
-
-    work = Parallel(n_jobs=min(jobs, max(1, len(todo))), return_as="generator_unordered")(
-        delayed(write_shard)(plan.path, recipe, description, wavs, plan.rows, plan.inputs) for plan in todo
-    )
+    calls = [(plan.path, recipe, description, wavs, plan.rows, plan.inputs) for plan in todo]
+    work = spread(write_shard, calls, jobs)
     for found in progress(work, len(todo), "shards"):
         rejects += found
     made, seals = {plan.path for plan in todo}, {}
@@ -150,9 +148,10 @@ def main() -> None:
     """Write the spectrograms of a corpus into HDF5."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add_config_arguments(parser)
-    add_jobs_argument(parser)
+    add_jobs_argument(parser, scheduler=True)
     args = parser.parse_args()
-    load(load_config(args), args.jobs)
+    with cluster(args.scheduler):
+        load(load_config(args), args.jobs)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,21 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from config import Config, PipelineError
-from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, run
+from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.alone import alone
+from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
-from preprocess.recordings import Recording, read_table
+from preprocess.recordings import Recording, Reject, read_table, tally, write_table
 from preprocess.seals import is_intact, read_seals, seal, write_seals
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
+FILES_AT_ONCE = 64  # of a worker of a cluster
 
 
 def wav_folder(corpus_dir: Path, sample_rate: int) -> Path:
@@ -55,21 +59,68 @@ def resample(config: Config, jobs: int) -> None:
         (folder / name).unlink()
     if changed:
         log(f"made again, as they are not what was written: {len(changed)} files such as {folder / changed[0]}")
-    command = [str(SCRIPT), "--rate", str(rate), "--jobs", str(jobs), "--files-from", "-", "--"]
-    files = "".join(f"{row.file}\n" for row in recordings)
-    process = subprocess.run([*command, root, str(folder)], input=files, encoding="utf-8", check=False)
+    if has_cluster():
+        spread_script(root, folder, rate, [row.file for row in recordings], jobs)
+    else:
+        run_script(root, folder, rate, [row.file for row in recordings], jobs)
+    write_seals(folder, {name: seal(folder / name) for name in names if (folder / name).exists()})
+
+
+def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int, *more: str) -> None:
+    """Resample some files of a folder into another.
+
+    Raises:
+        PipelineError: if the script fails; it has said why.
+    """
+    command = [
+        str(SCRIPT),
+        "--rate",
+        str(rate),
+        "--jobs",
+        str(jobs),
+        "--files-from",
+        "-",
+        *more,
+        "--",
+        root,
+        str(folder),
+    ]
+    process = subprocess.run(command, input="".join(f"{file}\n" for file in files), encoding="utf-8", check=False)
     if process.returncode:
         raise PipelineError("The recordings were not resampled; the line above says why.")
-    write_seals(folder, {name: seal(folder / name) for name in names if (folder / name).exists()})
+
+
+def spread_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int) -> None:
+    """Resample the files in parts on the workers of a cluster, and list what all of them rejected.
+
+    Raises:
+        PipelineError: if a part fails, or not one file could be used.
+    """
+    parts = [files[low : low + FILES_AT_ONCE] for low in range(0, len(files), FILES_AT_ONCE)]
+    work = spread(resample_part, [(root, folder, rate, part) for part in parts], jobs)
+    rejects = [reject for found in progress(work, len(parts), f"x {FILES_AT_ONCE} files") for reject in found]
+    write_table(folder / "rejected.csv", Reject, sorted(rejects, key=lambda row: row.file))
+    log(f"{tally(len(files) - len(rejects), rejects, 'files')} at {rate} Hz")
+    if len(rejects) == len(files):
+        raise PipelineError(f"not one file of {root} could be used")
+
+
+def resample_part(root: str, folder: Path, rate: int, files: Sequence[str]) -> list[Reject]:
+    """Resample some files, on one core, and return what was rejected."""
+    with tempfile.TemporaryDirectory() as home:
+        rejected = Path(home) / "rejected.csv"
+        run_script(root, folder, rate, files, 1, "--rejected", str(rejected))
+        return read_table(rejected, Reject)
 
 
 def main() -> None:
     """Resample the recordings of the manifest."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add_config_arguments(parser)
-    add_jobs_argument(parser)
+    add_jobs_argument(parser, scheduler=True)
     args = parser.parse_args()
-    resample(load_config(args), args.jobs)
+    with cluster(args.scheduler):
+        resample(load_config(args), args.jobs)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Stage 2: resample a folder of recordings to 16 kHz, 16-bit, mono WAV with sox, on all cores.
 #
-#   preprocess/sample_wavs_to_16k.sh IN_DIR [OUT_DIR] [--rate HZ] [--jobs N] [--files-from LIST]
+#   preprocess/sample_wavs_to_16k.sh IN_DIR [OUT_DIR] [--rate HZ] [--jobs N] [--files-from LIST] [--rejected FILE]
 #
 # OUT_DIR (default: IN_DIR/../wav_16khz, or wav_<kHz>khz for another rate) mirrors IN_DIR; other formats than WAV get ".wav" appended.
 # Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
-# OUT_DIR/rejected.csv: unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
+# OUT_DIR/rejected.csv (or FILE): unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
 set -euo pipefail
 
 rate=16000       # Hz of the output
 jobs=0           # processes; 0: one per core
+rejected_csv=    # where the rejects are listed; empty: OUT_DIR/rejected.csv. With one, rejects only are no failure
 files_from=      # take these files only: paths relative to IN_DIR, one per line; - for standard input
 
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'; echo "Defaults: --rate $rate --jobs $jobs"; }
@@ -19,9 +20,9 @@ fail() { echo "error: $*" >&2; exit 1; }
 folders=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --rate|--jobs|--files-from)
+    --rate|--jobs|--files-from|--rejected)
       [ $# -ge 2 ] || fail "$1 needs a value"
-      case $1 in --rate) rate=$2 ;; --jobs) jobs=$2 ;; --files-from) files_from=$2 ;; esac
+      case $1 in --rate) rate=$2 ;; --jobs) jobs=$2 ;; --files-from) files_from=$2 ;; --rejected) rejected_csv=$2 ;; esac
       shift 2 ;;
     -h|--help) usage; exit 0 ;;
     --) shift; while [ $# -gt 0 ]; do folders+=("$1"); shift; done ;;
@@ -125,7 +126,7 @@ total=${#todo[@]}
 
 csv() { printf '"%s"' "${1//\"/\"\"}"; }
 
-rejects=$out_dir/rejected.csv
+rejects=${rejected_csv:-$out_dir/rejected.csv}
 made=0 rejected=0 fatal= next=20
 exec 3> "$rejects.part"
 echo "file,stage,reason,detail" >&3
@@ -156,4 +157,4 @@ fi
 rm -f "$rejects.part"
 [ $((made + rejected)) -eq "$total" ] || fail "$((total - made - rejected)) of $total files got no answer from their worker; run the command again."
 echo "$(date +%Y-%m-%dT%H:%M:%S) $made files resampled to $rate Hz, $kept kept, $rejected rejected$([ "$rejected" -eq 0 ] || echo ", see $rejects")"
-[ $((made + kept)) -gt 0 ] || fail "not one file of $in_dir could be used"
+[ $((made + kept)) -gt 0 ] || [ -n "$rejected_csv" ] || fail "not one file of $in_dir could be used"

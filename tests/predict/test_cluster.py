@@ -1,0 +1,105 @@
+"""Stages 2, 3 and prediction on a Dask cluster of this machine: the bytes are those of one process."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from distributed import Client, LocalCluster
+
+from config import to_toml
+from predict.predict import predict
+from preprocess.loadData import features_folder
+from preprocess.recordings import Reject, read_table
+from tests.conftest import PROJECT, run_script
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A cluster of three processes."""
+    with LocalCluster(
+        n_workers=3, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def bare(trained, tmp_path):
+    """The corpus of the trained run after stage 1, in another place, and its experiment."""
+    shutil.copytree(trained.corpus_dir, tmp_path / trained.corpus_dir.name)
+    config = dataclasses.replace(trained, data=dataclasses.replace(trained.data, folder=str(tmp_path)))
+    shutil.rmtree(config.corpus_dir / "wav_16khz")
+    shutil.rmtree(config.corpus_dir / "features")
+    (tmp_path / "experiment.toml").write_text(to_toml(config))
+    return config
+
+
+def contents(folder, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern)}
+
+
+def run_stages(config, address: str) -> None:
+    for script in ("resample", "loadData"):
+        done = run_script(
+            f"preprocess/{script}.py",
+            "--config",
+            config.corpus_dir.parent / "experiment.toml",
+            "--scheduler",
+            address,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_bytes_are_those_of_one_process(trained, bare, address):
+    run_stages(bare, address)
+    assert contents(bare.corpus_dir, "*.wav") == contents(trained.corpus_dir, "*.wav")
+    own, other = features_folder(bare), features_folder(trained)
+    assert contents(own, "*.h5") == contents(other, "*.h5")
+    assert read_table(bare.corpus_dir / "rejected.csv", Reject) == read_table(
+        trained.corpus_dir / "rejected.csv", Reject
+    )
+    run_stages(bare, address)  # there is nothing to do
+
+
+def test_a_worker_dies(trained, bare, address):
+    """One of the three is killed again and again while stage 3 runs: another one does its work."""
+    run_stages_until_load = ["preprocess/resample.py", "--config", bare.corpus_dir.parent / "experiment.toml"]
+    assert run_script(*run_stages_until_load).returncode == 0
+    command = [sys.executable, "preprocess/loadData.py", "--config", bare.corpus_dir.parent / "experiment.toml"]
+    process = subprocess.Popen(
+        [*map(str, command), "--scheduler", address], cwd=PROJECT, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    with Client(address) as client:
+        first = min(client.run(os.getpid).values())
+        os.kill(first, signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert contents(features_folder(bare), "*.h5") == contents(features_folder(trained), "*.h5")
+
+
+def test_prediction(run_of_birds, test_sounds, address, tmp_path):
+    """The same scores, and nothing left to score for the next command."""
+    expected, found = tmp_path / "a.csv", tmp_path / "b.csv"
+    for number in ("112", "113", "114"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(test_sounds / f"RN{number}.wav", tmp_path / "in")
+    predict([run_of_birds], [tmp_path / "in"], expected, discard=True)
+    command = ["predict/predict.py", tmp_path / "in", "--run", run_of_birds.folder, "--output", found]
+    done = run_script(*command, "--scheduler", address)
+    assert done.returncode == 0, done.stderr
+    assert found.read_bytes() == expected.read_bytes()
+    assert "everything was scored before" in run_script(*command).stdout
+
+
+def test_no_scheduler():
+    done = run_script("preprocess/loadData.py", "--mini", "--scheduler", "tcp://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: There is no Dask scheduler at tcp://127.0.0.1:9")
+    done = run_script("preprocess/loadData.py", "--mini", "--scheduler", "nonsense://x")
+    assert done.returncode == 1
+    assert "There is no Dask scheduler at nonsense://x" in done.stderr
