@@ -23,7 +23,7 @@ from preprocess.alone import alone
 from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
-from preprocess.recordings import Recording, Reject, read_table, tally, write_table
+from preprocess.recordings import Recording, Reject, read_table, write_table
 from preprocess.seals import is_intact, read_seals, seal, write_seals
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
@@ -59,11 +59,28 @@ def resample(config: Config, jobs: int) -> None:
         (folder / name).unlink()
     if changed:
         log(f"made again, as they are not what was written: {len(changed)} files such as {folder / changed[0]}")
-    if has_cluster():
-        spread_script(root, folder, rate, [row.file for row in recordings], jobs)
+    files = [row.file for row in recordings]
+    todo = [file for file, name in zip(files, names, strict=True) if not is_newer(folder / name, Path(root) / file)]
+    if not todo:
+        write_table(folder / "rejected.csv", Reject, [])
+        log(f"0 files resampled to {rate} Hz, {len(files)} kept, 0 rejected")
+    elif has_cluster():
+        spread_script(root, folder, rate, todo, jobs)
     else:
-        run_script(root, folder, rate, [row.file for row in recordings], jobs)
-    write_seals(folder, {name: seal(folder / name) for name in names if (folder / name).exists()})
+        run_script(root, folder, rate, files, jobs)
+    made = {name: seal(folder / name) for name in names if (folder / name).exists()}
+    if not made:
+        raise PipelineError(f"not one file of {root} could be used")
+    if made != sealed:
+        write_seals(folder, made)
+
+
+def is_newer(made: Path, source: Path) -> bool:
+    """Tell whether a file is there and newer than what it was made from, as the script sees it."""
+    try:
+        return made.stat().st_mtime_ns > source.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int, *more: str) -> None:
@@ -72,19 +89,8 @@ def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: i
     Raises:
         PipelineError: if the script fails; it has said why.
     """
-    command = [
-        str(SCRIPT),
-        "--rate",
-        str(rate),
-        "--jobs",
-        str(jobs),
-        "--files-from",
-        "-",
-        *more,
-        "--",
-        root,
-        str(folder),
-    ]
+    options = ["--rate", str(rate), "--jobs", str(jobs), "--files-from", "-", *more]
+    command = [str(SCRIPT), *options, "--", root, str(folder)]
     process = subprocess.run(command, input="".join(f"{file}\n" for file in files), encoding="utf-8", check=False)
     if process.returncode:
         raise PipelineError("The recordings were not resampled; the line above says why.")
@@ -94,15 +100,13 @@ def spread_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs
     """Resample the files in parts on the workers of a cluster, and list what all of them rejected.
 
     Raises:
-        PipelineError: if a part fails, or not one file could be used.
+        PipelineError: if a part fails.
     """
     parts = [files[low : low + FILES_AT_ONCE] for low in range(0, len(files), FILES_AT_ONCE)]
     work = spread(resample_part, [(root, folder, rate, part) for part in parts], jobs)
     rejects = [reject for found in progress(work, len(parts), f"x {FILES_AT_ONCE} files") for reject in found]
     write_table(folder / "rejected.csv", Reject, sorted(rejects, key=lambda row: row.file))
-    log(f"{tally(len(files) - len(rejects), rejects, 'files')} at {rate} Hz")
-    if len(rejects) == len(files):
-        raise PipelineError(f"not one file of {root} could be used")
+    log(f"{len(files) - len(rejects)} files resampled to {rate} Hz, {len(rejects)} rejected")
 
 
 def resample_part(root: str, folder: Path, rate: int, files: Sequence[str]) -> list[Reject]:

@@ -18,6 +18,7 @@ from preprocess.shards import write_shard
 from tests.conftest import tone
 
 RATE = 16_000
+VALID = -1  # the seed of what is not mutated
 EDGES = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00\x00\x00\x00\x80", b"\x00" * 64)
 WORDS = (
     "",
@@ -186,11 +187,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], bytes], int]] = {
 
 
 def make(kind: str, folder: Path, seed: int) -> Path:
-    """Write the mutation of a kind with a seed into a folder and return its path."""
+    """Write the mutation of a kind with a seed, or the valid content, into a folder and return its path."""
     ending, valid, header = KINDS[kind]
-    rng = np.random.default_rng([seed, sum(map(ord, kind))])
-    content = valid(folder)
-    mutated = mutate(content, rng, header) if header else mutate_text(content, rng)
-    path = folder / f"hostile{ending}"
-    path.write_bytes(mutated)
+    content, path = valid(folder), folder / f"hostile{ending}"
+    if seed != VALID:
+        rng = np.random.default_rng([seed, sum(map(ord, kind))])
+        content = mutate(content, rng, header) if header else mutate_text(content, rng)
+    path.write_bytes(content)
     return path

@@ -3,7 +3,8 @@
 python -m tests.faults.read_mutations KIND FOLDER FIRST COUNT SECONDS
 
 Prints a line of JSON per mutation before it is read and after; where the process dies, the last line names the seed.
-The end is accepted, or rejected by one of the errors that users are shown. Writing outside the folder ends the process.
+The first is no mutation and must be accepted. The end is accepted, or rejected by one of the errors that users are
+shown. Writing outside the folder ends the process.
 """
 
 import io
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from config import PipelineError
-from tests.faults.mutations import KINDS, make
+from tests.faults.mutations import KINDS, VALID, make
 
 MEMORY = 2 << 30  # bytes of address space above what is taken at the start
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -90,7 +91,7 @@ def readers() -> dict:
 
     def table(path: Path) -> object:
         shutil.copy(path, path.parent / "table.csv")
-        corpus = Table(root=str(path.parent / "table.csv")).read(path.parent / "table.csv")
+        corpus = Table(root=str(path.parent), table="table.csv").read(path.parent)
         assert all(reject.reason for reject in corpus.rejects)
         return corpus
 
@@ -172,7 +173,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     guard(home, tell)
     np.seterr(all="ignore")
-    for seed in range(first, first + count):
+    for seed in (VALID, *range(first, first + count)):
         folder = home / "one"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

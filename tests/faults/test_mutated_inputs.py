@@ -17,7 +17,7 @@ import xmltodict
 
 from preprocess.recordings import Reject, read_table
 from tests.conftest import PROJECT, tone, write_release
-from tests.faults.mutations import KINDS, make
+from tests.faults.mutations import KINDS, VALID, make
 from tests.preprocess.test_ill_formed_audio import features, stages
 
 MUTATIONS = int(os.environ.get("BIRDSONG_MUTATIONS", "40"))
@@ -39,7 +39,8 @@ def test_mutated_files_end_in_an_answer_or_a_reason(kind, tmp_path):
         assert done.returncode == 0, f"status {done.returncode} at {lines[-1:]}: {done.stderr[-2000:]}"
         failed = [line for line in lines if line["end"].startswith("failed")]
         assert not failed, f"{len(failed)} of {kind}, first: seed {failed[0]['seed']}\n{failed[0]['end']}"
-        ends.update(line["end"].partition(":")[0] for line in lines if line["end"])
+        assert [line["end"] for line in lines if line["seed"] == VALID] == ["", "accepted"]
+        ends.update(line["end"].partition(":")[0] for line in lines if line["end"] and line["seed"] != VALID)
     print(kind, dict(ends))
     assert sum(ends.values()) == MUTATIONS
     if MUTATIONS >= 40:
