@@ -103,6 +103,9 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None and error.strerror is None:
             raise
         sys.exit(_fail(f"{error.strerror}: {error.filename or 'while writing'}", 1))
+    finally:  # nothing is left to be told to whoever stops the process while it ends
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(message: str, status: int) -> int:

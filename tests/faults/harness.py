@@ -111,7 +111,8 @@ def signalled(stage: Stage, rng: np.random.Generator, number: signal.Signals) ->
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(process.pid).children(recursive=True)
     if number == signal.SIGKILL:
-        for one in [psutil.Process(process.pid)] * psutil.pid_exists(process.pid) + family:
+        process.kill()
+        for one in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
     elif process.poll() is None:
