@@ -28,7 +28,7 @@ from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
 from preprocess.seals import TABLE as SEALS
-from preprocess.seals import is_intact, read_seals, seal, write_seals
+from preprocess.seals import find_changed, is_intact, look, read_seals, seal, write_seals
 from preprocess.shards import read_stamp, write_shard
 
 SHARDS_PER_PART = 32  # aimed at, so that the cores share the work
@@ -112,8 +112,7 @@ def check_wavs(folder: Path, names: Sequence[str]) -> None:
     Raises:
         PipelineError: naming the first that differs.
     """
-    sealed = read_seals(folder)
-    changed = [name for name in names if (folder / name).exists() and not is_intact(folder / name, sealed.get(name))]
+    changed = find_changed(look(folder, names), read_seals(folder))
     if changed:
         raise PipelineError(
             f"{folder / changed[0]}{f' and {len(changed) - 1} others' if changed[1:] else ''} changed since stage 2. "
@@ -137,11 +136,9 @@ def plan_shards(folder: Path, recordings: Sequence[Recording]) -> list[Plan]:
 
 def is_newer(plan: Plan, wavs: Path) -> bool:
     """Tell whether a shard is newer than all of its WAV files."""
+    there = look(wavs, (wav for _, wav in plan.rows))
     made = plan.path.stat().st_mtime_ns
-    try:
-        return all((wavs / wav).stat().st_mtime_ns < made for _, wav in plan.rows)
-    except FileNotFoundError:
-        return False
+    return len(there) == len(plan.rows) and all(own.mtime_ns < made for own in there.values())
 
 
 def main() -> None:

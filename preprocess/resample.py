@@ -24,7 +24,7 @@ from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, read_table, write_table
-from preprocess.seals import is_intact, read_seals, seal, write_seals
+from preprocess.seals import Seal, find_changed, look, read_seals, write_seals
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
 FILES_AT_ONCE = 64  # of a worker of a cluster
@@ -53,34 +53,33 @@ def resample(config: Config, jobs: int) -> None:
     if not root:
         raise PipelineError(f"{config.corpus_dir / 'corpus.json'} is missing. Run stage 1 first.")
     folder = wav_folder(config.corpus_dir, rate)
-    sealed, names = read_seals(folder), [wav_name(row.file) for row in recordings]
-    changed = [name for name in names if (folder / name).exists() and not is_intact(folder / name, sealed.get(name))]
+    sealed, names = read_seals(folder), {row.file: wav_name(row.file) for row in recordings}
+    there = look(folder, names.values())
+    changed = find_changed(there, sealed)
     for name in changed:
         (folder / name).unlink()
+        del there[name]
     if changed:
         log(f"made again, as they are not what was written: {len(changed)} files such as {folder / changed[0]}")
-    files = [row.file for row in recordings]
-    todo = [file for file, name in zip(files, names, strict=True) if not is_newer(folder / name, Path(root) / file)]
+    sources = look(Path(root), names)
+    todo = [file for file in names if not is_newer(there.get(names[file]), sources.get(file))]
     if not todo:
         write_table(folder / "rejected.csv", Reject, [])
-        log(f"0 files resampled to {rate} Hz, {len(files)} kept, 0 rejected")
+        log(f"0 files resampled to {rate} Hz, {len(names)} kept, 0 rejected")
     elif has_cluster():
         spread_script(root, folder, rate, todo, jobs)
     else:
-        run_script(root, folder, rate, files, jobs)
-    made = {name: seal(folder / name) for name in names if (folder / name).exists()}
-    if not made:
+        run_script(root, folder, rate, list(names), jobs)
+    there |= look(folder, [names[file] for file in todo])
+    if not there:
         raise PipelineError(f"not one file of {root} could be used")
-    if made != sealed:
-        write_seals(folder, made)
+    if there != sealed:
+        write_seals(folder, there)
 
 
-def is_newer(made: Path, source: Path) -> bool:
+def is_newer(made: Seal | None, source: Seal | None) -> bool:
     """Tell whether a file is there and newer than what it was made from, as the script sees it."""
-    try:
-        return made.stat().st_mtime_ns > source.stat().st_mtime_ns
-    except OSError:
-        return False
+    return bool(made and source and made.mtime_ns > source.mtime_ns)
 
 
 def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int, *more: str) -> None:

@@ -7,9 +7,10 @@ A file without a seal, such as one that was finished just before a kill, is take
 
 import csv
 import hashlib
+import os
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -36,6 +37,23 @@ def seal(path: Path, content: bool = False) -> Seal:
     """Return the seal of a file, with the checksum of its content if asked."""
     facts = path.stat()
     return Seal(facts.st_size, facts.st_mtime_ns, checksum(path) if content else None)
+
+
+def look(folder: Path, names: Iterable[str]) -> dict[str, Seal]:
+    """Return the seals, without checksums, of those files of a folder that are there; one look at each, for many."""
+    found, base = {}, f"{folder}/"
+    for name in names:
+        try:
+            facts = os.stat(base + name)  # noqa: PTH116 - a Path for each of 100,000 takes as long again
+        except OSError:
+            continue
+        found[name] = Seal(facts.st_size, facts.st_mtime_ns)
+    return found
+
+
+def find_changed(there: Mapping[str, Seal], sealed: Mapping[str, Seal]) -> list[str]:
+    """Return the names of files that are there, but not as they were sealed by size and time."""
+    return [name for name, own in there.items() if name in sealed and own != replace(sealed[name], crc32=None)]
 
 
 def checksum(path: Path) -> int:
