@@ -12,6 +12,27 @@ PROJECT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("BIRDSONG_VENV", PROJECT / ".venv"))
 
 
+# Modules that import others for what the project does not use of them; these others take as long as all the rest.
+_IDLE = {
+    "tensorflow.lite.python.util": "jax",
+    "keras.src.callbacks.orbax_checkpoint": "jax",
+    "keras.src.wrappers.fixes": "sklearn",
+    "keras.src.wrappers.sklearn_wrapper": "sklearn",
+}
+
+
+class Later:
+    """Tells a module of _IDLE, while it is imported, that the other is not installed; everybody else gets it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Find nothing; see importlib.abc.MetaPathFinder."""
+        for importer, idle in _IDLE.items():
+            module = sys.modules.get(importer) if name == idle else None
+            if module is not None and getattr(module.__spec__, "_initializing", False):
+                raise ModuleNotFoundError(f"{name} is not needed by {importer}", name=name)
+
+
 def enter() -> None:
     """Replace this process by the same command under the environment's Python, unless it already is."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: TensorFlow prints errors only
@@ -24,3 +45,4 @@ def enter() -> None:
 
 
 enter()
+sys.meta_path.insert(0, Later)

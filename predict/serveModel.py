@@ -13,7 +13,8 @@ compares the trained runs. /api/openapi.json describes the interface: /api/detec
 unknown, 413 too_large or too_long, 415 not_audio, 429 too_many (of one client), 503 busy (of all). "reason":
 "no_clear_bird" says that nothing was detected. A sound is deleted with its answer, unless --keep names a folder.
 
-ffmpeg opens what is given. docs/deployment.md tells how to put this on a server.
+Names in several languages: a CSV with a column class_id or scientific_name, and one per language (de, fr, pt-BR),
+as --names or as names.csv in the run. ffmpeg opens what is given. docs/deployment.md tells how to put this on a server.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=30, help="largest file (default: 30)")
     parser.add_argument("--queue", type=int, default=64, help="sounds that may wait; then 503 (default: 64)")
     parser.add_argument("--per-minute", type=int, default=120, help="sounds of one client; then 429 (default: 120)")
-    parser.add_argument("--names", type=Path, help="CSV of names: class_id or scientific_name, and columns de, fr, ...")
+    parser.add_argument("--names", type=Path, help="CSV of names (default: names.csv of the run)")
     parser.add_argument("--samples", type=int, default=MOST_EXAMPLES, help="recordings to try, of the run's corpus")
     parser.add_argument("--runs", type=Path, help="folder of the runs that /runs compares (default: that of the run)")
     parser.add_argument("--keep", type=Path, help="folder to keep sounds and answers in (default: they are deleted)")
@@ -122,7 +123,9 @@ def main() -> None:
     listening = listen_on(args.host, args.port)
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
-    listener = Listener(target, Limits(int(args.megabytes * 1e6), args.seconds), args.names)
+    own_names = target.folder / "names.csv"
+    names = args.names or (own_names if own_names.exists() else None)
+    listener = Listener(target, Limits(int(args.megabytes * 1e6), args.seconds), names)
     examples = find_examples(target, args.samples)
     gate, runs = Gate(args.queue, args.per_minute), args.runs or target.folder.resolve().parent
     app = create_app(listener, gate, token, examples, runs, args.keep, args.jobs)

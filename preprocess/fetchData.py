@@ -61,13 +61,11 @@ def fetch(config: Config, jobs: int) -> None:
     root = source.fetch(folder / "raw", config.data.limit, jobs)
     roots = source.roots(root) if hasattr(source, "roots") else [root]
     fingerprint = "".join(fingerprint_files(place) for place in roots)
-    manifest, same_data = folder / RECORDINGS, known.get("fingerprint") == fingerprint
-    changed = find_changed(folder, known)
+    same_data, changed = known.get("fingerprint") == fingerprint, find_changed(folder, known)
     if same_data and changed:
         log(f"made again, as they are not what was written: {', '.join(changed)}")
-    elif same_data and manifest.exists():
-        recordings = read_table(manifest, Recording)
-        log(f"nothing changed: {tally(len(recordings), read_rejects(folder))}")
+    elif same_data and "recordings" in known and (folder / RECORDINGS).exists():
+        log(f"nothing changed: {tally(known['recordings'], read_rejects(folder))}")
         return
     corpus = source.read(root)
     if root.is_file():
@@ -79,12 +77,13 @@ def fetch(config: Config, jobs: int) -> None:
     recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
     write_table(folder / CLASSES, Species, sorted(corpus.species, key=lambda row: row.class_id))
-    write_table(manifest, Recording, recordings)
+    write_table(folder / RECORDINGS, Recording, recordings)
     update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
     write_truth(corpus.truth, recordings, left_out, folder / TRUTH)
     if not recordings:
         raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
-    write_description(folder, description | {"root": str(root), "fingerprint": fingerprint, "options": description})
+    made_from = {"root": str(root), "fingerprint": fingerprint, "options": description, "recordings": len(recordings)}
+    write_description(folder, description | made_from)
     parts = Counter(row.part for row in recordings)
     hours = sum(row.duration for row in recordings) / 3600
     log(

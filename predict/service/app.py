@@ -24,7 +24,6 @@ from predict.service.listener import Listener, SoundError
 from predict.service.shapes import Answer, Health, Problem, Sample, SpeciesFacts, Version
 from preprocess.recordings import Recording
 from preprocess.whole import whole_file
-from train.compareRuns import comparison
 
 PAGES = Path(__file__).with_name("pages")
 ANSWER_SECONDS = 60.0  # after which a request is given up
@@ -151,6 +150,8 @@ def create_app(
     async def show_runs() -> Response:
         if runs is None:
             raise Refusal("unknown", "This service shows no runs.")
+        from train.compareRuns import comparison  # here, as matplotlib takes 2 s that the start need not wait for
+
         if time.monotonic() > overview["until"]:
             try:
                 overview["page"] = await anyio.to_thread.run_sync(comparison, [runs], limiter=threads)

@@ -440,9 +440,9 @@ def serving(app):
 def service(run_of_birds, tmp_path_factory):
     """The command in a process of its own: the process and its address."""
     home = tmp_path_factory.mktemp("service")
-    names = home / "names.csv"
-    names.write_text("class_id,de\nbbbbbb,Mittelton\n", encoding="utf-8")
-    command = [sys.executable, "predict/serveModel.py", "--run", run_of_birds.folder, "--port", "0", "--names", names]
+    shutil.copytree(run_of_birds.folder, home / "runs" / "birds")
+    (home / "runs" / "birds" / "names.csv").write_text("class_id,de\nbbbbbb,Mittelton\n", encoding="utf-8")
+    command = [sys.executable, "predict/serveModel.py", "--run", home / "runs" / "birds", "--port", "0"]
     process = subprocess.Popen(
         [*map(str, command), "--seconds", "12", "--per-minute", "100000"],
         cwd=PROJECT,
