@@ -4,7 +4,7 @@
 #   docker build --target serve --tag birdsong:gpu --build-arg LOCK=requirements-cuda.lock .     # needs the NVIDIA container toolkit
 FROM python:3.12-slim-bookworm AS train
 ARG LOCK=requirements.lock
-ENV BIRDSONG_VENV=/opt/venv BIRDSONG_LOCK=$LOCK PATH=/opt/venv/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
+ENV BIRDSONG_VENV=/opt/venv BIRDSONG_LOCK=$LOCK PATH=/opt/venv/bin:$PATH BIRDSONG_PREDICTIONS=/data/predict MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ffmpeg libsox-fmt-all sox \

@@ -79,7 +79,7 @@ run_stage() { # number, name, command...
 }
 
 predict_and_evaluate() {
-  local csv="$here/predict/$(basename "$run_dir").csv"
+  local csv="${BIRDSONG_PREDICTIONS:-$here/predict}/$(basename "$run_dir").csv"
   if [ -z "$(find "$corpus_dir/features" -name 'test-*.h5' -print -quit)" ]; then
     log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER"
     return

@@ -4,6 +4,7 @@
 #
 # BIRDSONG_VENV     another place for the environment (default: .venv in the project)
 # BIRDSONG_LOCK     requirements.lock or requirements-cuda.lock (default: the second where there is an NVIDIA GPU)
+# BIRDSONG_PREDICTIONS   folder of the run files (default: predict in the project)
 # BIRDSONG_PYTHON   the Python to make it with (default: the newest of python3.13, 3.12, 3.11, python3)
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import os
 import pkgutil
 import re
 import tomllib
@@ -23,6 +24,7 @@ from typing import Annotated, Any, Literal
 T = typing.TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[1]
+PREDICTIONS = Path(os.environ.get("BIRDSONG_PREDICTIONS", PROJECT / "predict"))  # where run files are written
 VERSION = "0.1.0"  # of this software, as in pyproject.toml
 MAX_CONFIG_BYTES = 1 << 20
 

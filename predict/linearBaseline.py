@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from config import PROJECT, PipelineError
+from config import PREDICTIONS, PROJECT, PipelineError
 from config.commandline import log, run
 from predict.runfile import write_run_file
 from preprocess.loadData import features_folder
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
     args = parser.parse_args()
     target = Run(args.run) if args.run else last_run(PROJECT / "runs")
-    output = PROJECT / "predict" / f"{target.folder.name}-linear.csv"
+    output = PREDICTIONS / f"{target.folder.name}-linear.csv"
     if write_baseline(target, output):
         log(f"{output}: linear classifier on mean spectra, for comparison")
     else:

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import config as configuration
-from config import PROJECT, Config
+from config import PREDICTIONS, PROJECT, Config
 from config.commandline import log, run
 from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
 from predict.runfile import Ranking, compare, read_run_file
@@ -82,8 +82,8 @@ def gather(target: Run) -> Facts:
     """Read everything about a run."""
     config = target.read_config()
     corpus = config.corpus_dir
-    predictions = PROJECT / "predict" / f"{target.folder.name}.csv"
-    linear = PROJECT / "predict" / f"{target.folder.name}-linear.csv"
+    predictions = PREDICTIONS / f"{target.folder.name}.csv"
+    linear = PREDICTIONS / f"{target.folder.name}-linear.csv"
     recordings = read_table(corpus / "recordings.csv", Recording)
     baseline = None
     if (corpus / "truth.csv").exists() and predictions.exists():

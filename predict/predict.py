@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, change
+from config import PREDICTIONS, PROJECT, VERSION, Config, Data, PipelineError, Predict, change
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
@@ -328,7 +328,7 @@ def output_path(
         stem += "-" + joined([path.expanduser().resolve().stem or "root" for path in inputs])
     if name != "birdclef2016":
         stem += f"-{name}"
-    return (output or PROJECT / "predict") / f"{stem}{ending.removesuffix('/')}"
+    return (output or PREDICTIONS) / f"{stem}{ending.removesuffix('/')}"
 
 
 def joined(names: Sequence[str]) -> str:

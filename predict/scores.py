@@ -104,28 +104,30 @@ def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: R
     Raises:
         PipelineError: if scores are no numbers.
     """
-    todo = [shard for shard in shards if not is_valid(folder / shard.path.name, shard)]
-    keep = {shard.path.name for shard in shards}
-    for path in folder.glob("*.h5*"):
-        if path.name not in keep:
-            path.unlink()
-    if not todo:
-        return 0, 0.0
+    with alone_in(folder):
+        todo = [shard for shard in shards if not is_valid(folder / shard.path.name, shard)]
+        keep = {shard.path.name for shard in shards}
+        for path in folder.glob("*.h5*"):
+            if path.name not in keep:
+                path.unlink()
+        return _make_scores(folder, config, todo, target, monitor) if todo else (0, 0.0)
+
+
+def _make_scores(folder: Path, config: Config, todo: Sequence[Shard], target: Run, monitor: str) -> tuple[int, float]:
     counts = [
         len(list_segments(reader := open_reader(config, [shard]), range(len(reader)), config.predict.hop)[0])
         for shard in todo
     ]
     blocks = sum(-(-count // SEGMENTS_AT_ONCE) for count in counts)
-    with alone_in(folder):
-        if has_cluster():
-            calls = [(target.folder, monitor, config, shard.path, folder) for shard in todo]
-            for _ in progress(spread(score_on_worker, calls, 1), len(todo), "shards"):
-                pass
-        else:
-            model = load_run(target, monitor)[1]
-            work = (None for shard in todo for _ in score_shard(folder, config, shard, model))
-            for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
-                pass
+    if has_cluster():
+        calls = [(target.folder.resolve(), monitor, config, shard.path, folder) for shard in todo]
+        for _ in progress(spread(score_on_worker, calls, 1), len(todo), "shards"):
+            pass
+    else:
+        model = load_run(target, monitor)[1]
+        work = (None for shard in todo for _ in score_shard(folder, config, shard, model))
+        for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
+            pass
     return sum(counts), sum(counts) * config.features.segment_frames / todo[0].frame_rate
 
 
@@ -165,7 +167,7 @@ def score_shard(folder: Path, config: Config, shard: Shard, model: Any) -> Itera
 def score_on_worker(run: Path, monitor: str, config: Config, shard: Path, folder: Path) -> None:
     """Write the scores of a shard, in a process that keeps the network for the next one."""
     with _network:
-        for _ in score_shard(folder, config, open_shard(shard), _open_network(run, monitor)):
+        for _ in score_shard(folder, config, open_shard(shard), _open_network(run, monitor, folder.name)):
             pass
 
 
@@ -173,7 +175,8 @@ _network = threading.Lock()  # a worker may have several threads, the network us
 
 
 @functools.lru_cache(maxsize=1)
-def _open_network(run: Path, monitor: str) -> Any:
+def _open_network(run: Path, monitor: str, mark: str) -> Any:
+    """Return the network of a run; the mark is that of its weights, which may change while a worker lives."""
     return load_run(Run(run), monitor)[1]
 
 

@@ -76,8 +76,9 @@ def listen_on(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(MOST_CONNECTIONS)
-    except OSError as error:
-        raise PipelineError(f"{host}:{port} cannot be listened on: {error.strerror}. Choose another --port.") from None
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PipelineError(f"{host}:{port} cannot be listened on: {reason}. Choose another --port.") from None
     return listening
 
 

@@ -55,7 +55,8 @@ def resample(config: Config, jobs: int) -> None:
     folder = wav_folder(config.corpus_dir, rate)
     sealed, names = read_seals(folder), {row.file: wav_name(row.file) for row in recordings}
     there = look(folder, names.values())
-    changed = find_changed(there, sealed)
+    source_of = {name: file for file, name in names.items()}
+    changed = [name for name in find_changed(there, sealed) if (Path(root) / source_of[name]).is_file()]
     for name in changed:
         (folder / name).unlink()
         del there[name]

@@ -50,7 +50,7 @@ list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
   else
     (cd "$in_dir" && find . -path "./${out_dir#"$in_dir"/}" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
-      -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' \) -print0) | LC_ALL=C sort -z | sed -z 's|^\./||'
+      -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' \) -print0) | LC_ALL=C sort -z
   fi
 }
 
@@ -116,6 +116,7 @@ check_rate() { # stop where OUT_DIR was made with another --rate
 todo=() kept=0
 while IFS= read -r -d '' file; do
   [ -n "$file" ] || continue
+  file=${file#./}
   output_name "$file"
   if [ "$out" -nt "$in_dir/$file" ]; then
     [ $kept -gt 0 ] || check_rate

@@ -10,7 +10,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -21,6 +21,7 @@ from preprocess.whole import whole_file
 TABLE = "sealed.csv"
 COLUMNS = ["name", "size", "mtime_ns", "crc32"]
 BLOCK = 1 << 22  # bytes read at once
+SECOND = 1_000_000_000  # ns
 DIGEST = "sha256"  # name of the attribute in HDF5
 
 
@@ -53,7 +54,13 @@ def look(folder: Path, names: Iterable[str]) -> dict[str, Seal]:
 
 def find_changed(there: Mapping[str, Seal], sealed: Mapping[str, Seal]) -> list[str]:
     """Return the names of files that are there, but not as they were sealed by size and time."""
-    return [name for name, own in there.items() if name in sealed and own != replace(sealed[name], crc32=None)]
+    return [name for name, own in there.items() if name in sealed and not _alike(own, sealed[name])]
+
+
+def _alike(own: Seal, known: Seal) -> bool:
+    """Compare size and time; some programs and disks copy whole seconds only."""
+    whole_seconds = own.mtime_ns == known.mtime_ns // SECOND * SECOND
+    return own.size == known.size and (own.mtime_ns == known.mtime_ns or whole_seconds)
 
 
 def checksum(path: Path) -> int:
@@ -66,12 +73,12 @@ def checksum(path: Path) -> int:
 
 
 def is_intact(path: Path, known: Seal | None) -> bool:
-    """Tell whether a file is as it was sealed: by size and time, or else, as after copying it, by its content."""
+    """Tell whether a file is as it was sealed: by size and time, or else by the checksum, where it was taken."""
     try:
-        facts = path.stat()
-        if known is None or (facts.st_size, facts.st_mtime_ns) == (known.size, known.mtime_ns):
+        own = seal(path)
+        if known is None or _alike(own, known):
             return True
-        return facts.st_size == known.size and known.crc32 is not None and checksum(path) == known.crc32
+        return own.size == known.size and known.crc32 is not None and checksum(path) == known.crc32
     except OSError:
         return False
 

@@ -165,9 +165,10 @@ class Run:
         if not (self.folder / "metrics.json").exists() or not (self.folder / "config.toml").exists():
             return False
         sealed = read_seals(self.folder)
+        again = ("classes.csv", "history.csv", "metrics.json") if self.has_state() else ()  # what can be made again
         changed = [self.folder / name for name, known in sealed.items() if not is_intact(self.folder / name, known)]
         for path in changed:
-            if path.name == "config.toml" or path.name.endswith(".weights.h5"):
+            if path.name not in again:
                 raise PipelineError(
                     f"{path} was changed or removed since the run was finished. Bring it back from a copy, or remove "
                     f"{self.folder} to train again."
@@ -325,7 +326,7 @@ class Run:
         rows.append({name: str(value) for name, value in log_row.items()})
         write_rows(log, rows)
         write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
-        names = ("config.toml", "classes.csv", "features.json", "split.csv", "history.csv", "metrics.json")
+        names = ("classes.csv", "features.json", "split.csv", "history.csv", "metrics.json")
         paths = [*(self.folder / name for name in names), *map(self.best_weights, MONITORS)]
         write_seals(self.folder, {path.name: seal(path, content=True) for path in paths if path.exists()})
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from config import VERSION, PipelineError
 from predict.service.guard import HEADERS, Gate, Refusal, check_token, read_sound
@@ -26,7 +27,8 @@ from preprocess.recordings import Recording
 from preprocess.whole import whole_file
 
 PAGES = Path(__file__).with_name("pages")
-ANSWER_SECONDS = 60.0  # after which a request is given up
+BODY_SECONDS = 20.0  # for sending a sound
+WAIT_SECONDS = 60.0  # for its turn
 RUNS_SECONDS = 30.0  # for which the page over the runs is kept
 NO_CLEAR_BIRD = "no_clear_bird"
 STATIC = {  # address -> file, type
@@ -90,7 +92,7 @@ def create_app(
     Args:
         listener: a loaded run.
         gate: who may enter.
-        token: that requests under /api/ must carry; empty: none.
+        token: that requests under /api/ and of /runs must carry; empty: none.
         examples: recordings that the page offers.
         runs: folder of runs that the second page shows; None: there is no such page.
         keep: folder that sounds and answers are kept in; None: they are forgotten.
@@ -104,14 +106,14 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
-    threads = anyio.CapacityLimiter(workers)
+    turns, refreshing = anyio.Semaphore(workers), anyio.Lock()
     texts = {address: ((PAGES / name).read_bytes(), kind) for address, (name, kind) in STATIC.items()}
     overview: dict[str, Any] = {"until": -1.0}
 
     @app.middleware("http")
     async def protect(request: Request, go_on: Any) -> Response:
         try:
-            if token and request.url.path.startswith("/api/") and request.url.path != "/api/health":
+            if token and request.url.path.startswith(("/api/", "/runs")) and request.url.path != "/api/health":
                 check_token(request, token)
             response = await go_on(request)
         except Refusal as refusal:
@@ -134,7 +136,8 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "internal", "detail": "Something went wrong here; the log tells more."}, 500)
+        words = {"error": "internal", "detail": "Something went wrong here; the log tells more."}
+        return JSONResponse(words, 500, HEADERS)  # this one does not pass `protect`
 
     def serve(address: str) -> None:
         content, kind = texts[address]
@@ -152,12 +155,13 @@ def create_app(
             raise Refusal("unknown", "This service shows no runs.")
         from train.compareRuns import comparison  # here, as matplotlib takes 2 s that the start need not wait for
 
-        if time.monotonic() > overview["until"]:
-            try:
-                overview["page"] = await anyio.to_thread.run_sync(comparison, [runs], limiter=threads)
-            except PipelineError as error:
-                raise Refusal("unknown", str(error)) from None
-            overview["until"] = time.monotonic() + RUNS_SECONDS
+        async with refreshing:
+            if time.monotonic() > overview["until"]:
+                try:
+                    overview["page"] = await anyio.to_thread.run_sync(comparison, [runs])
+                except PipelineError as error:
+                    raise Refusal("unknown", str(error)) from None
+                overview["until"] = time.monotonic() + RUNS_SECONDS
         return Response(
             overview["page"],
             media_type="text/html; charset=utf-8",
@@ -242,11 +246,18 @@ def create_app(
         """Return the species that are heard in a sound: the body itself, or the part called file of a form."""
         gate.enter(request.client.host if request.client else "")
         try:
-            with anyio.fail_after(ANSWER_SECONDS):
+            with anyio.fail_after(BODY_SECONDS):
                 sound = await read_sound(request, listener.limits.bytes)
-                found = await anyio.to_thread.run_sync(listener.listen, sound, limiter=threads, abandon_on_cancel=True)
+            with anyio.fail_after(WAIT_SECONDS):
+                await turns.acquire()
+            try:
+                found = await anyio.to_thread.run_sync(listener.listen, sound)
+            finally:
+                turns.release()
         except TimeoutError:
             raise Refusal("busy", "That took too long. Try again in a moment.") from None
+        except ClientDisconnect:
+            raise Refusal("empty", "The sound ended before it was whole.") from None
         except SoundError as error:
             raise Refusal(error.reason, error.detail) from None
         finally:

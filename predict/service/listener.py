@@ -4,11 +4,12 @@ import base64
 import csv
 import dataclasses
 import io
+import os
+import shutil
+import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from train.run import Run
 DECODE_SECONDS = 30.0  # after which ffmpeg or sox is stopped
 BATCH = 4  # segments; small, as a batch is filled up and most sounds are short
 MOST_COLUMNS = 2400  # of a picture
+MOST_RATE = 192_000  # Hz, of two channels; more channels of less are as good
+MARGIN_BYTES = 1 << 20  # of a file or disk that counts as full
 FULL_SCALE = 32768
 BYTES_AT_ONCE = 1 << 28  # ffmpeg allocates no more in one piece
 # The containers that ffmpeg may open: none that names other files, as playlists do.
@@ -43,7 +46,7 @@ NAMES_BYTES = 1 << 24
 
 
 class SoundError(PipelineError):
-    """A sound that cannot be listened to; `reason` is empty, not_audio or too_long."""
+    """A sound that cannot be listened to; `reason` is empty, not_audio, too_large, too_long or busy."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -56,16 +59,6 @@ class Limits:
 
     bytes: int = 30_000_000
     seconds: float = 120.0
-
-
-@contextmanager
-def _stopped_in_time(program: str) -> Iterator[None]:
-    try:
-        yield
-    except subprocess.TimeoutExpired:
-        raise SoundError("not_audio", f"The sound took more than {DECODE_SECONDS:g} s to decode.") from None
-    except FileNotFoundError:
-        raise PipelineError(f"{program} is missing. Install it: apt-get install {program}") from None
 
 
 def decode(sound: bytes, folder: Path, rate: int, limits: Limits) -> Path:
@@ -82,23 +75,58 @@ def decode(sound: bytes, folder: Path, rate: int, limits: Limits) -> Path:
     """
     if not sound:
         raise SoundError("empty", "The file is empty.")
+    most = int((limits.seconds + 1) * MOST_RATE * 2 * 4)  # bytes of two channels in float32
     given, opened, folder_in, folder_out = folder / "given", folder / "in" / "sound.wav", folder / "in", folder / "out"
     given.write_bytes(sound)
     folder_in.mkdir()
     command = ["ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS]
     command += ["-max_alloc", str(BYTES_AT_ONCE), "-i", str(given), "-map", "0:a:0", "-t", f"{limits.seconds + 1:g}"]
-    command += ["-bitexact", "-c:a", "pcm_f32le", "-f", "wav", str(opened)]
-    with _stopped_in_time("ffmpeg"):
-        done = subprocess.run(command, capture_output=True, timeout=DECODE_SECONDS, check=False)
-    if done.returncode or not opened.exists():
+    command += ["-fs", str(most), "-bitexact", "-c:a", "pcm_f32le", "-f", "wav", str(opened)]
+    status = _run("ffmpeg", command)
+    _check_room(folder)
+    if status or not opened.exists():
         raise SoundError("not_audio", "This is no sound that ffmpeg can read.")
-    command = [str(SCRIPT), "--rate", str(rate), "--jobs", "1", "--", str(folder_in), str(folder_out)]
-    with _stopped_in_time("sox"):
-        subprocess.run(command, capture_output=True, timeout=DECODE_SECONDS, check=False)
+    if opened.stat().st_size > most - MARGIN_BYTES:
+        raise SoundError("too_large", f"The sound has more channels, or more than {MOST_RATE:,} samples a second.")
+    command = [str(SCRIPT), "--rate", str(rate), "--jobs", "1", "--files-from", "-", "--"]
+    _run("sox", [*command, str(folder_in), str(folder_out)], f"{opened.name}\n")
+    _check_room(folder)
     wav = folder_out / wav_name(opened.name)
     if not wav.exists():
         raise SoundError("empty", "The file holds no sound.")
     return wav
+
+
+def _run(program: str, command: list[str], names: str = "") -> int:
+    """Run a command that starts a program and return its status; all that it started ends in time.
+
+    Raises:
+        SoundError: if it takes too long.
+        PipelineError: if it is missing.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise PipelineError(f"{program} is missing. Install it: apt-get install {program}") from None
+    try:
+        process.communicate(names.encode(), DECODE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise SoundError("not_audio", f"The sound took more than {DECODE_SECONDS:g} s to decode.") from None
+    return process.returncode
+
+
+def _check_room(folder: Path) -> None:
+    """Tell a full disk from a bad sound."""
+    if shutil.disk_usage(folder).free < MARGIN_BYTES:
+        raise SoundError("busy", "There is no room for the sound now. Try again in a moment.")
 
 
 def read_names(path: Path, species: list[Species]) -> list[dict[str, str]]:

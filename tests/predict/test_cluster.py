@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import h5py
 import pytest
 from distributed import Client, LocalCluster
 
@@ -103,3 +104,16 @@ def test_no_scheduler():
     done = run_script("preprocess/loadData.py", "--mini", "--scheduler", "nonsense://x")
     assert done.returncode == 1
     assert "There is no Dask scheduler at nonsense://x" in done.stderr
+
+
+def test_a_worker_notices_other_weights(run_of_birds, address, tmp_path):
+    """A worker lives longer than a command: weights that changed in between are read anew."""
+    shutil.copytree(run_of_birds.folder, tmp_path / "birds")
+    command = ["predict/predict.py", "--run", tmp_path / "birds", "--scheduler", address, "--output"]
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    assert run_script(*command, first).returncode == 0
+    with h5py.File(tmp_path / "birds" / "best_val_map.weights.h5", "r+") as file:
+        del file.attrs["sha256"]
+        file.visititems(lambda _, item: item.write_direct(item[()] * 0) if isinstance(item, h5py.Dataset) else None)
+    assert run_script(*command, second).returncode == 0
+    assert first.read_bytes() != second.read_bytes()

@@ -10,6 +10,7 @@ import pytest
 from predict.scores import is_valid, load_run, make_scores, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.segments import SegmentReader, list_segments, open_shards
+from train.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +24,21 @@ def scored(run_of_birds, tmp_path):
     return config, model, shards, tmp_path / "scores"
 
 
-def test_logits_are_those_of_the_network(scored):
+@pytest.fixture
+def score(scored, monkeypatch):
+    """Score with a network that a function opens."""
+    config, _, shards, folder = scored
+
+    def make(open_model):
+        monkeypatch.setattr("predict.scores.load_run", lambda target, monitor: (config, open_model(), None))
+        return make_scores(folder, config, shards, Run(folder), "val_map")
+
+    return make
+
+
+def test_logits_are_those_of_the_network(scored, score):
     config, model, shards, folder = scored
-    count, seconds = make_scores(folder, config, shards, lambda: model)
+    count, seconds = score(lambda: model)
     reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
     owners, starts = list_segments(reader, range(len(reader)))
     assert count == len(owners)
@@ -39,12 +52,12 @@ def test_logits_are_those_of_the_network(scored):
         np.testing.assert_allclose(own.seconds, spans * 0.016)
 
 
-def test_what_is_scored_is_not_scored_again(scored):
-    config, model, shards, folder = scored
-    make_scores(folder, config, shards, lambda: model)
+def test_what_is_scored_is_not_scored_again(scored, score):
+    _, model, shards, folder = scored
+    score(lambda: model)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(before) == len(shards)
-    assert make_scores(folder, config, shards, lambda: pytest.fail("opened the network")) == (0, 0.0)
+    assert score(lambda: pytest.fail("opened the network")) == (0, 0.0)
     broken, stale = (folder / shard.path.name for shard in shards[:2])
     broken.write_bytes(broken.read_bytes()[:1000])
     with h5py.File(stale, "a") as file:
@@ -53,15 +66,15 @@ def test_what_is_scored_is_not_scored_again(scored):
     (folder / "train-00000-of-00003.h5.part").write_bytes(b"left by a kill")
     assert not is_valid(broken, shards[0])
     assert not is_valid(stale, shards[1])
-    make_scores(folder, config, shards, lambda: model)
+    score(lambda: model)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {broken.name, stale.name}
 
 
-def test_an_interrupted_scoring_goes_on(scored):
-    config, model, shards, folder = scored
-    make_scores(folder, config, shards, lambda: model)
+def test_an_interrupted_scoring_goes_on(scored, score):
+    _, model, shards, folder = scored
+    score(lambda: model)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
 
@@ -75,10 +88,10 @@ def test_an_interrupted_scoring_goes_on(scored):
             return model.predict_on_batch(codes)
 
     with pytest.raises(KeyboardInterrupt):
-        make_scores(folder, config, shards, Interrupted)
+        score(Interrupted)
     done = [path.name for path in folder.glob("*.h5")]
     assert len(done) < len(shards)
-    make_scores(folder, config, shards, lambda: model)
+    score(lambda: model)
     assert {path.name for path in folder.iterdir()} == whole.keys()
     found = np.concatenate([own.logits for own in read_scores(folder, shards)])
     (folder / "again").mkdir()

@@ -615,3 +615,66 @@ def test_a_sound_error_has_a_reason(listener):
     with pytest.raises(SoundError) as error:
         listener.listen(b"")
     assert (error.value.reason, error.value.detail) == ("empty", "The file is empty.")
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one(client, tmp_path):
+    """Silence in eight channels at 192 kHz is 56 kB of FLAC a minute and 6 MB a second of samples."""
+    soundfile.write(tmp_path / "x.flac", np.zeros((192_000 * 11, 8), np.int16), 192_000)
+    assert (tmp_path / "x.flac").stat().st_size < LIMITS.bytes
+    assert refused(client.post("/api/detect", content=(tmp_path / "x.flac").read_bytes())) == (413, "too_large")
+
+
+def test_a_full_disk_is_not_the_visitors_fault(client, sound, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
+    assert refused(client.post("/api/detect", content=sound.read_bytes())) == (503, "busy")
+
+
+def test_waiting_ends(listener, sound, monkeypatch):
+    """While one sound is listened to, the next waits for its turn so long and no longer; then all goes on."""
+    monkeypatch.setattr("predict.service.app.WAIT_SECONDS", 0.3)
+    going, done = threading.Event(), threading.Event()
+    listen = listener.listen
+
+    def slow(content):
+        going.set()
+        assert done.wait(20)
+        return listen(content)
+
+    monkeypatch.setattr(listener, "listen", slow)
+    content = sound.read_bytes()
+    with serving(create_app(listener, Gate(8, 100), workers=1)) as address, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(httpx.post, f"{address}/api/detect", content=content, timeout=60)
+        assert going.wait(20)
+        threads = threading.active_count()
+        assert refused(httpx.post(f"{address}/api/detect", content=content, timeout=30)) == (503, "busy")
+        assert threading.active_count() <= threads
+        done.set()
+        assert first.result().status_code == 200
+        assert httpx.post(f"{address}/api/detect", content=content, timeout=30).status_code == 200
+
+
+def test_a_sound_that_never_arrives(listener, monkeypatch):
+    monkeypatch.setattr("predict.service.app.BODY_SECONDS", 0.3)
+    gate = Gate(8, 100)
+    with serving(create_app(listener, gate)) as address, socket.create_connection(address[7:].split(":")) as client:
+        client.sendall(b"POST /api/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        assert client.recv(1000).startswith(b"HTTP/1.1 503")
+        assert gate.inside == 0
+
+
+def test_the_runs_ask_for_the_token_too(listener, run_of_birds):
+    app = create_app(listener, Gate(8, 100), token="open sesame", runs=run_of_birds.folder.parent)
+    assert refused(TestClient(app).get("/runs")) == (401, "token")
+
+
+def test_a_failure_has_the_headers_too(listener, sound, monkeypatch):
+    monkeypatch.setattr(listener, "listen", lambda _: 1 / 0)
+    client = TestClient(create_app(listener, Gate(8, 100)), raise_server_exceptions=False)
+    assert client.post("/api/detect", content=sound.read_bytes()).headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_port_that_is_none(run_of_birds):
+    done = run_script("predict/serveModel.py", "--run", run_of_birds.folder, "--port", "70000")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "127.0.0.1:70000 cannot be listened on" in done.stderr

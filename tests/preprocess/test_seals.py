@@ -1,5 +1,7 @@
 """Seals of finished files, and one process at a time."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,18 @@ from preprocess.alone import alone_in
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
 from preprocess.resample import resample
-from preprocess.seals import Seal, check_content, checksum, is_intact, read_seals, seal, seal_content, write_seals
+from preprocess.seals import (
+    Seal,
+    check_content,
+    checksum,
+    find_changed,
+    is_intact,
+    look,
+    read_seals,
+    seal,
+    seal_content,
+    write_seals,
+)
 from preprocess.segments import open_shards
 from tests.conftest import PROJECT
 
@@ -165,3 +178,31 @@ def test_one_process_at_a_time(tmp_path):
     with alone_in(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_made_again_is_kept(own, tmp_path):
+    """Without the recordings that they were made from, resampled files are never removed."""
+    wavs = sorted((own.corpus_dir / "wav_16khz").rglob("*.wav"))
+    content = {path: path.read_bytes() for path in wavs}
+    for path in wavs:
+        os.utime(path, ns=(1, 1))
+    text = (own.corpus_dir / "corpus.json").read_text()
+    root = json.loads(text)["root"]
+    (own.corpus_dir / "corpus.json").write_text(text.replace(root, str(tmp_path / "nowhere")))
+    with pytest.raises(PipelineError):
+        resample(own, 1)
+    assert {path: path.read_bytes() for path in wavs} == content
+
+
+def test_times_of_whole_seconds_are_as_good(tmp_path):
+    """So do tar and some disks keep them."""
+    path = tmp_path / "a"
+    path.write_bytes(b"bird")
+    os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+    known = seal(path)
+    os.utime(path, ns=(0, 1_700_000_000_000_000_000))
+    assert is_intact(path, known)
+    assert find_changed(look(tmp_path, ["a"]), {"a": known}) == []
+    os.utime(path, ns=(0, 1_700_000_001_000_000_000))
+    assert not is_intact(path, known)
+    assert find_changed(look(tmp_path, ["a"]), {"a": known}) == ["a"]

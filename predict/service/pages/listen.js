@@ -211,6 +211,7 @@ $("save").onclick = () => {
 };
 $("token-form").onsubmit = event => {
   event.preventDefault();
+  if (!/^[\x21-\x7e]+$/.test($("token").value)) return complain("A token has letters, digits and signs of ASCII only.");
   try { sessionStorage.setItem("token", $("token").value); } catch (error) { /* private window */ }
   $("token-form").hidden = true;
   start();
