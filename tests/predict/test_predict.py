@@ -461,20 +461,21 @@ def test_command_with_nothing_to_predict_ends_in_one_line(run_of_birds, tmp_path
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_finished_run_notices_what_was_changed(run_of_birds, trained, tmp_path, capsys):
+def test_a_finished_run_notices_what_was_changed(run_of_birds, tmp_path, capsys):
     """What can be made again is; without the state, or for what cannot, there is one clear error."""
     shutil.copytree(run_of_birds.folder, tmp_path / "birds")
     target = Run(tmp_path / "birds")
-    assert target.is_finished(trained)
+    config = target.read_config()
+    assert target.is_finished(config)
     metrics = target.folder / "metrics.json"
     metrics.write_text(metrics.read_text().replace("1", "2"))
-    assert not target.is_finished(trained)
+    assert not target.is_finished(config)
     assert f"made again, as they are not what was written: {metrics}" in capsys.readouterr().out
     (target.folder / "state.h5").rename(tmp_path / "aside")
     with pytest.raises(PipelineError, match=r"metrics\.json was changed or removed since the run was finished"):
-        target.is_finished(trained)
+        target.is_finished(config)
     (tmp_path / "aside").rename(target.folder / "state.h5")
     weights = target.best_weights("last")
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(PipelineError, match=rf"{weights.name} was changed or removed since .* to train again"):
-        target.is_finished(trained)
+        target.is_finished(config)
