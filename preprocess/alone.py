@@ -5,7 +5,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         PipelineError: if another process is at work there.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -34,6 +35,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def _lock(descriptor: int) -> bool:

@@ -188,6 +188,8 @@ def _create(path: Path) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    # A program that another thread starts just now would hold HDF5's lock a moment longer than the file is open.
+    access.set_file_locking(False, False)
     return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
 
 
@@ -200,7 +202,7 @@ def _reserve(descriptor: int, size: int) -> None:
 def read_stamp(path: Path) -> tuple[str, list[Reject]] | None:
     """Return the fingerprint of a complete shard's inputs and its rejects; None if it is missing or damaged."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             if file.attrs.get("complete") != 1 or file.attrs.get("schema") != SCHEMA:
                 return None
             return file.attrs["inputs"], [Reject(**reject) for reject in json.loads(file.attrs["rejected"])]
@@ -215,7 +217,7 @@ def open_shard(path: Path) -> Shard:
         PipelineError: naming the file and what is wrong with it.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             for name in ("frames", "cells", *_TABLES):
                 link = file.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):

@@ -23,8 +23,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that no process is left alone with one at the end."""
-    longest = ("test_doall.py", "test_systems.py", "test_train.py", "test_training_aids.py", "test_backends.py")
-    place = {name: i for i, name in enumerate(longest)}
+    longest = ("networks_under_faults", "stages_under_faults", "doall", "systems", "service", "train", "training_aids")
+    place = {f"test_{name}.py": i for i, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(longest)))
 
 

@@ -51,7 +51,7 @@ class Page(StrictPage):
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project whose predictions lie in a folder of the test."""
-    monkeypatch.setattr(makeReport, "PROJECT", tmp_path)
+    monkeypatch.setattr(makeReport, "PREDICTIONS", tmp_path / "predict")
     (tmp_path / "predict").mkdir()
     return tmp_path
 

@@ -188,7 +188,7 @@ def test_columns_of_the_truth_in_any_order(tmp_path):
     ("text", "words"),
     [
         ("MediaId;ClassId;BackgroundClassIds\n1;a;\n", "expected the columns MediaId, ClassId"),
-        ("id,species\n1,a\n", "expected the columns MediaId, ClassId.*found id, species"),
+        ("id,species\n1,a\n", "expected the columns MediaId, ClassId.*found 'id, species'"),
         ("MediaId,ClassId\n1,a\n1,b\n", "line 3: .*listed twice"),
         ("MediaId,ClassId\n1,a\n2,\n", "line 3: a recording without MediaId or ClassId"),
         ("MediaId,ClassId\n1,a\n,b\n", "line 3: a recording without MediaId or ClassId"),

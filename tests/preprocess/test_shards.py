@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import preprocess.shards
 from config import Config, PipelineError
 from preprocess.audio import AudioError
 from preprocess.loadData import features_folder, load, plan_shards
@@ -544,3 +547,36 @@ class TestFullDisk:
         assert done.stderr.startswith("error: ")
         assert "No space left" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_program_that_is_started_meanwhile_is_not_in_the_way(wavs, tmp_path):
+    """A child that is forked while a shard is written holds what HDF5 would lock; the shard opens all the same."""
+    folder, rows = wavs
+    path, write = tmp_path / "a.h5", preprocess.shards._write
+    children = []
+
+    def write_and_fork(*arguments):
+        file_of = preprocess.shards._create
+
+        def create(partial):
+            file = file_of(partial)
+            if not (child := os.fork()):  # inherits the open file, as between fork and exec
+                time.sleep(20)
+                os._exit(0)
+            children.append(child)
+            return file
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preprocess.shards, "_create", create)
+            write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess.shards, "_write", write_and_fork)
+        write_shard(path, Recipe(), "{}", folder, rows, "x")
+    try:
+        assert len(open_shard(path).media_id) == len(rows)
+        assert read_stamp(path)[0] == "x"
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)

@@ -131,6 +131,7 @@ def test_the_run_directory_is_complete(learned):
         "last.weights.h5",
         "metrics.json",
         "per_class.csv",
+        "sealed.csv",
         "split.csv",
         "state.h5",
         "tensorboard",
