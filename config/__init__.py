@@ -111,11 +111,10 @@ class Model:
     """The network. Keys beside these are options of the network."""
 
     network: str = "alexnet"  # a module of train/models
-    normalise: Literal["bin", "segment", "both", "global", "item", "none"] = (
-        "bin"  # by mean and deviation per bin, or one
-    )
-    # of each; segment: per bin, by the mean in the segment itself, so that what sounds all the time goes; both: this,
-    # and that mean itself as a further channel; item: every segment by its own extremes to -1 ... 1
+    # By mean and deviation: of every bin, or one of each for all (global). segment: per bin, by the mean in the segment
+    # itself, so that what sounds all the time goes; both: this, and that mean itself as a further channel; item: every
+    # segment by its own extremes to -1 ... 1.
+    normalise: Literal["bin", "segment", "both", "global", "item", "none"] = "bin"
     dynamic_range: Annotated[float, Between(0)] = 0.0  # of a segment's values below its largest, such as 80 dB; 0: all
     start: str = ""  # starting weights: a run, a weights file, imagenet or a VGGish checkpoint (train/start_weights.py)
     freeze: Literal["backbone"] | Count = 0  # train only the head, or keep so many of the first layers with weights

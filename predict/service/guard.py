@@ -69,9 +69,8 @@ class Gate:
             Refusal: if there is none: busy or too_many.
         """
         now = time.monotonic() if now is None else now
-        while self._times and (oldest := next(iter(self._times.values())))[-1] <= now - WINDOW_SECONDS:
-            oldest.clear()
-            del self._times[next(iter(self._times))]
+        while self._times and self._times[oldest := next(iter(self._times))][-1] <= now - WINDOW_SECONDS:
+            del self._times[oldest]
         times = self._times.get(client, deque())
         while times and times[0] <= now - WINDOW_SECONDS:
             times.popleft()

@@ -175,7 +175,7 @@ class Listener:
         Raises:
             PipelineError: if the run or the names cannot be used.
         """
-        self.target, self.limits = target, limits or Limits()
+        self.limits = limits or Limits()
         self.config, self.model, self.loss = load_run(target)
         self.recipe = open_recipe(self.config.features)
         self.species = target.read_species()
