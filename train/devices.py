@@ -1,8 +1,9 @@
 """Several accelerators: every batch is shared among them, and each holds a copy of the weights (data parallelism).
 
-On the tensorflow back end tf.distribute.MirroredStrategy, on jax keras.distribution.DataParallel; batch_size is that
-of all devices together. The loss is the mean over the whole batch as on one device; batch normalisation takes its
-statistics from each device's share on tensorflow, from the whole batch on jax.
+On the tensorflow back end tf.distribute.MirroredStrategy, on jax keras.distribution.DataParallel, which also spans the
+devices of several workers (see `workers`); batch_size is that of all devices together. The loss is the mean over the
+whole batch as on one device; batch normalisation takes its statistics from each device's share on tensorflow, from the
+whole batch on jax.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import keras
 
 from config import Config, ConfigError
 from config.commandline import log
+from train.workers import own_share, process_count
 
 
 def has_accelerator() -> bool:
@@ -24,18 +26,27 @@ def has_accelerator() -> bool:
     return any(not name.lower().startswith("cpu") for name in keras.distribution.list_devices())
 
 
-def choose_devices(config: Config, accelerators: list[str], processors: list[str]) -> list[str]:
+def choose_devices(config: Config, accelerators: list[str], processors: list[str], workers: int = 1) -> list[str]:
     """Return the devices that share the batches; fewer than two: Keras' default.
 
     Args:
         config: train.devices limits the accelerators; asked for more than there are, the processors' devices count.
         accelerators: names such as "gpu:0".
         processors: names such as "cpu:0"; there is one unless the back end was told to make several.
+        workers: processes that train together; several take all their devices.
 
     Raises:
         ConfigError: if there are not as many as asked for, or the batches cannot be shared equally.
     """
     wanted, size = config.train.devices, config.train.batch_size
+    if workers > 1:
+        found = accelerators or processors
+        if wanted not in (0, len(found)):
+            raise ConfigError(
+                f"Invalid value for train.devices. Received: {wanted}. Expected: 0, as several workers take all their "
+                f"{len(found)} devices."
+            )
+        wanted = len(found)
     if not wanted:
         usable = next((n for n in range(len(accelerators), 0, -1) if size % n == 0), 0)
         return accelerators[:usable]
@@ -47,7 +58,7 @@ def choose_devices(config: Config, accelerators: list[str], processors: list[str
         )
     if size % wanted:
         raise ConfigError(
-            f"Invalid value for train.batch_size. Received: {size}. Expected: a multiple of train.devices={wanted}."
+            f"Invalid value for train.batch_size. Received: {size}. Expected: a multiple of the {wanted} devices."
         )
     return found[:wanted]
 
@@ -63,7 +74,8 @@ def data_parallel(config: Config) -> Iterator[None]:
     """
     found = keras.distribution.list_devices() if keras.backend.backend() != "torch" else []
     processors = [name for name in found if name.startswith("cpu")]
-    chosen = choose_devices(config, [name for name in found if not name.startswith("cpu")], processors)
+    accelerators = [name for name in found if not name.startswith("cpu")]
+    chosen = choose_devices(config, accelerators, processors, process_count())
     if len(chosen) < 2:
         yield
         return
@@ -75,7 +87,26 @@ def data_parallel(config: Config) -> Iterator[None]:
             yield
         return
     before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=chosen))
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Let every one of several workers predict whole batches, the same ones; with one process nothing changes."""
+    if process_count() == 1:
+        yield
+        return
+
+    class Replicated(keras.distribution.DataParallel):
+        def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
+            return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(Replicated(device_mesh=before.device_mesh, auto_shard_dataset=False))
     try:
         yield
     finally:
@@ -85,13 +116,16 @@ def data_parallel(config: Config) -> Iterator[None]:
 def restartable(trainer: keras.Model, open_stream: Callable[[], Iterator], batch_size: int) -> Any:
     """Return what `fit` takes: the stream itself, or for several devices of TensorFlow a data set that reopens it.
 
-    There `fit` reads ahead once to build the model, and begins anew; a generator would lose those batches.
+    Of several workers each takes its rows of the batches. With TensorFlow's data sets `fit` reads ahead once to build
+    the model, and begins anew; a generator would lose those batches.
 
     Args:
         trainer: takes [codes, targets].
         open_stream: returns a new iterator over ((codes, targets), dummy), as of `Batches.stream`.
         batch_size: of all devices together.
     """
+    if process_count() > 1:
+        return ((own_share(batch), *own_share((dummy,))) for batch, dummy in open_stream())
     strategy = getattr(trainer, "distribute_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return open_stream()

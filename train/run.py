@@ -144,11 +144,8 @@ class Run:
 
     def check_same(self, config: Config) -> None:
         """Raise a PipelineError that names the settings in which the run differs from config."""
-        old, new = (
-            flat_settings(configuration.to_dict(self.read_config())),
-            flat_settings(configuration.to_dict(config)),
-        )
-        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and _identifies(k))
+        old, new = identity(self.read_config()), identity(config)
+        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if keys:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys)
             raise PipelineError(
@@ -395,8 +392,10 @@ def plateau_scale(history: list[dict[str, float]], factor: float, patience: int)
     return scale
 
 
-def _identifies(key: str) -> bool:
-    return key not in _FREE and not key.startswith("tune.")
+def identity(config: Config) -> dict[str, Any]:
+    """Return the settings that may not differ when a run goes on, with keys such as train.loss.name."""
+    settings = flat_settings(configuration.to_dict(config))
+    return {key: value for key, value in settings.items() if key not in _FREE and not key.startswith("tune.")}
 
 
 def _state_variables(trainer: Any) -> dict[str, list[Any]]:

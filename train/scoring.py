@@ -7,6 +7,7 @@ import numpy as np
 
 from config import Predict
 from preprocess.segments import SegmentReader, list_segments
+from train.devices import whole_batches
 from train.losses import Loss
 
 
@@ -20,7 +21,8 @@ def segment_logits(
         codes = reader.read(owners[part], starts[part])
         if len(part) < batch:
             codes = np.concatenate([codes, np.zeros((batch - len(part), *codes.shape[1:]), codes.dtype)])
-        logits[part] = model.predict_on_batch(codes)[: len(part)]
+        with whole_batches():
+            logits[part] = model.predict_on_batch(codes)[: len(part)]
     return logits
 
 

@@ -42,12 +42,14 @@ from train.run import (
     Run,
     best_epoch,
     diverged,
+    identity,
     is_over,
     plateau_scale,
     stops_early,
     write_rows,
 )
 from train.scored import Scored, soften
+from train.workers import agree, joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     data = open_dataset(config, shards)
     stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
+    agree(identity(config), stamp, sides, target.read_history())
     from train.devices import data_parallel
     from train.mlflow_log import require_mlflow
 
@@ -469,8 +472,8 @@ def main() -> None:
     """Train a network on the shards of a corpus."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     add_config_arguments(parser)
-    args = parser.parse_args()
-    train(load_config(args))
+    with joined(load_config(parser.parse_args())) as config:
+        train(config)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,20 @@ def test_choice(devices, batch, gpus, expected):
     ("devices", "batch", "words"),
     [
         (4, 32, r"train\.devices\. Received: 4\. Expected: at most 3 \(gpu:0, gpu:1, gpu:2\)"),
-        (3, 32, r"train\.batch_size\. Received: 32\. Expected: a multiple of train\.devices=3"),
+        (3, 32, r"train\.batch_size\. Received: 32\. Expected: a multiple of the 3 devices"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(devices, batch, words):
     config = configuration.load(None, [f"train.devices={devices}", f"train.batch_size={batch}"])
     with pytest.raises(ConfigError, match=words):
         choose_devices(config, GPUS, CPUS)
+
+
+def test_several_workers_take_all_devices():
+    config = configuration.load(None, ["train.batch_size=32"])
+    assert choose_devices(config, [], ["cpu:0", "cpu:2048"], workers=2) == ["cpu:0", "cpu:2048"]
+    with pytest.raises(ConfigError, match=r"train\.devices\. Received: 1\. Expected: 0"):
+        choose_devices(configuration.load(None, ["train.devices=1"]), GPUS, CPUS, workers=3)
 
 
 def test_a_back_end_without_devices():
