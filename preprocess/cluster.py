@@ -1,6 +1,6 @@
 """Where the work of a stage is done: by processes of this machine, or by the workers of a Dask cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -49,7 +49,7 @@ def has_cluster() -> bool:
     return _client is not None
 
 
-def spread(function: Callable[..., R], calls: Sequence[tuple], jobs: int) -> Iterator[R]:
+def spread(function: Callable[..., R], calls: Iterable[tuple], jobs: int) -> Iterator[R]:
     """Yield what a function returns for each tuple of arguments, as soon as it is there, in any order.
 
     What a worker was doing when it died is done by another one.
@@ -65,9 +65,7 @@ def spread(function: Callable[..., R], calls: Sequence[tuple], jobs: int) -> Ite
     if _client is None:
         from joblib import Parallel, delayed  # here, as a stage with nothing to do need not wait for it
 
-        yield from Parallel(n_jobs=min(jobs, max(1, len(calls))), return_as="generator_unordered")(
-            delayed(function)(*call) for call in calls
-        )
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(function)(*call) for call in calls)
         return
     from distributed import KilledWorker, as_completed
 

@@ -17,18 +17,20 @@ if not __package__:  # run as a file: import from the project, in its environmen
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+import numpy as np
 
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.alone import alone
 from preprocess.cluster import cluster, spread
 from preprocess.recipes import describe, folder_name, open_recipe
-from preprocess.recordings import Recording, Reject, read_table, tally, update_rejects
+from preprocess.recordings import Recording, Reject, read_columns, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
 from preprocess.seals import TABLE as SEALS
-from preprocess.seals import find_changed, is_intact, look, read_seals, seal, write_seals
+from preprocess.seals import find_changed, is_intact, look, read_facts, read_seals, seal, write_seals
 from preprocess.shards import read_stamp, write_shard
 
 SHARDS_PER_PART = 32  # aimed at, so that the cores share the work
@@ -36,17 +38,40 @@ RECORDINGS_PER_SHARD = (4, 512)  # least and most: a file should be worth openin
 
 
 @dataclass(frozen=True)
+class Manifest:
+    """What the shards need of the recordings, column by column."""
+
+    media_id: list[str]
+    file: list[str]
+    class_id: list[str]
+    part: list[str]
+    duration: list[float]
+
+    def rows(self, places: np.ndarray) -> list[tuple[Recording, str]]:
+        """Return some recordings, each with its WAV file relative to the folder of the WAVs."""
+        return [
+            (
+                Recording(self.media_id[i], self.file[i], self.class_id[i], duration=self.duration[i]),
+                wav_name(self.file[i]),
+            )
+            for i in places
+        ]
+
+    def fingerprint(self, places: np.ndarray) -> str:
+        """Return what identifies those recordings as the input of a shard."""
+        facts = "\n".join(
+            f"{self.media_id[i]}|{self.class_id[i]}|{wav_name(self.file[i])}|{self.duration[i]}" for i in places
+        )
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Plan:
     """One shard to be: which recordings it holds."""
 
     path: Path
-    rows: list[tuple[Recording, str]]  # with the WAV file relative to the folder of the WAVs
-
-    @property
-    def inputs(self) -> str:
-        """Fingerprint of the recordings in the manifest that go into the shard."""
-        facts = "\n".join(f"{row.media_id}|{row.class_id}|{wav}|{row.duration}" for row, wav in self.rows)
-        return hashlib.sha256(facts.encode()).hexdigest()
+    places: np.ndarray  # in the manifest, int [recordings]
+    inputs: str  # their fingerprint
 
 
 def features_folder(config: Config) -> Path:
@@ -65,29 +90,31 @@ def load(config: Config, jobs: int) -> None:
     recipe = open_recipe(config.features)
     description = describe(recipe, config.features.recipe)
     wavs = wav_folder(config.corpus_dir, recipe.sample_rate)
-    recordings = read_table(config.corpus_dir / "recordings.csv", Recording)
+    manifest = Manifest(
+        *read_columns(config.corpus_dir / "recordings.csv", Recording, *(own.name for own in fields(Manifest)))
+    )
     refused = read_table(wavs / "rejected.csv", Reject) if (wavs / "rejected.csv").exists() else []
     unusable = {reject.file for reject in refused}
-    check_wavs(wavs, [wav_name(row.file) for row in recordings])
+    made = check_wavs(wavs, [wav_name(file) for file in manifest.file])
     folder = features_folder(config)
     sealed = read_seals(folder)
-    plans = plan_shards(folder, [row for row in recordings if row.file not in unusable])
+    plans = plan_shards(folder, manifest, [file not in unusable for file in manifest.file])
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)
         intact = is_intact(plan.path, sealed.get(plan.path.name))
-        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan, wavs):
+        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, made[plan.places]):
             rejects += stamp[1]
         else:
             todo.append(plan)
-    calls = [(plan.path, recipe, description, wavs, plan.rows, plan.inputs) for plan in todo]
-    work = spread(write_shard, calls, jobs)
+    calls = ((plan.path, recipe, description, wavs, manifest.rows(plan.places), plan.inputs) for plan in todo)
+    work = spread(write_shard, calls, min(jobs, max(1, len(todo))))
     for found in progress(work, len(todo), "shards"):
         rejects += found
     made, seals = {plan.path for plan in todo}, {}
     for plan in plans:
         known = None if plan.path in made else sealed.get(plan.path.name)
-        seals[plan.path.name] = replace(seal(plan.path), crc32=known.crc32) if known else seal(plan.path, content=True)
+        seals[plan.path.name] = seal(plan.path)._replace(crc32=known.crc32) if known else seal(plan.path, content=True)
     if seals != sealed:
         write_seals(folder, seals)
     current = {plan.path for plan in plans}
@@ -95,9 +122,9 @@ def load(config: Config, jobs: int) -> None:
         if path not in current:
             path.unlink()
     update_rejects(config.corpus_dir / "rejected.csv", ["resample", "load"], rejects)
-    taken = len(recordings) - len(rejects)
+    taken = len(manifest.file) - len(rejects)
     size = sum(path.stat().st_size for path in current)
-    seconds = sum(row.duration for row in recordings)
+    seconds = sum(manifest.duration)
     log(
         f"{tally(taken, rejects)}; {len(todo)} shards made, {len(plans) - len(todo)} kept, "
         f"{size / 1e6:.1f} MB, {size / 1000 / max(seconds, 1e-9):.1f} kB per second of audio"
@@ -106,39 +133,40 @@ def load(config: Config, jobs: int) -> None:
         raise PipelineError(f"Not one recording could be used; {config.corpus_dir / 'rejected.csv'} says why.")
 
 
-def check_wavs(folder: Path, names: Sequence[str]) -> None:
-    """Compare the resampled recordings with what stage 2 wrote.
+def check_wavs(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """Compare the resampled recordings with what stage 2 wrote, and return their facts as `look` does.
 
     Raises:
         PipelineError: naming the first that differs.
     """
-    changed = find_changed(look(folder, names), read_seals(folder))
-    if changed:
+    there = look(folder, names)
+    changed = find_changed(there, read_facts(folder, names))
+    if len(changed):
+        others = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
         raise PipelineError(
-            f"{folder / changed[0]}{f' and {len(changed) - 1} others' if changed[1:] else ''} changed since stage 2. "
+            f"{folder / names[changed[0]]}{others} changed since stage 2. "
             f"Run stage 2 again, or remove {folder / SEALS} to take them as they are."
         )
+    return there
 
 
-def plan_shards(folder: Path, recordings: Sequence[Recording]) -> list[Plan]:
+def plan_shards(folder: Path, manifest: Manifest, usable: Sequence[bool]) -> list[Plan]:
     """Distribute recordings, in the order of the manifest, over shards; depends on nothing but them."""
-    plans = []
+    plans, parts = [], np.array(manifest.part)
     for part in ("train", "test"):
-        rows = [(row, wav_name(row.file)) for row in recordings if row.part == part]
+        places = np.flatnonzero((parts == part) & np.asarray(usable, bool))
         least, most = RECORDINGS_PER_SHARD
-        size = min(most, max(least, -(-len(rows) // SHARDS_PER_PART)))
-        count = -(-len(rows) // size)
-        plans += [
-            Plan(folder / f"{part}-{k:05d}-of-{count:05d}.h5", rows[k * size : (k + 1) * size]) for k in range(count)
-        ]
+        size = min(most, max(least, -(-len(places) // SHARDS_PER_PART)))
+        count = -(-len(places) // size)
+        for k in range(count):
+            own = places[k * size : (k + 1) * size]
+            plans.append(Plan(folder / f"{part}-{k:05d}-of-{count:05d}.h5", own, manifest.fingerprint(own)))
     return plans
 
 
-def is_newer(plan: Plan, wavs: Path) -> bool:
-    """Tell whether a shard is newer than all of its WAV files."""
-    there = look(wavs, (wav for _, wav in plan.rows))
-    made = plan.path.stat().st_mtime_ns
-    return len(there) == len(plan.rows) and all(own.mtime_ns < made for own in there.values())
+def is_newer(shard: Path, wavs: np.ndarray) -> bool:
+    """Tell whether a shard is newer than its WAV files, whose facts are as from `look`."""
+    return bool(((wavs[:, 1] >= 0) & (wavs[:, 1] < shard.stat().st_mtime_ns)).all())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +72,7 @@ class Reject:
 
 
 Row = TypeVar("Row", Recording, Species, Reject)
+R = TypeVar("R")
 
 
 def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
@@ -96,27 +97,59 @@ def read_table(path: Path, kind: type[Row]) -> list[Row]:
         PipelineError: naming the file and the row, if it is missing or not such a table.
     """
     fields = dataclasses.fields(kind)
-    names = [field.name for field in fields]
     numbers = [(i, field.type) for i, field in enumerate(fields) if field.type in (int, float)]
+
+    def build(lines: Iterable[list[str]]) -> list[Row]:
+        rows = []
+        for values in lines:
+            for i, number in numbers:
+                values[i] = number(values[i])
+            rows.append(kind(*values))
+        return rows
+
+    return _read(path, [field.name for field in fields], build)
+
+
+def read_columns(path: Path, kind: type[Row], *names: str) -> list[list]:
+    """Read some columns of what `write_table` wrote, a list each: faster than rows, in a fraction of the memory.
+
+    Raises:
+        PipelineError: as `read_table`.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    columns: list[list] = [[] for _ in names]
+    work = [(columns[k].append, list(types).index(name), types[name]) for k, name in enumerate(names)]
+
+    def build(lines: Iterable[list[str]]) -> list[list]:
+        for values in lines:
+            for append, place, type_of in work:
+                append(values[place] if type_of is str else type_of(values[place]))
+        return columns
+
+    return _read(path, list(types), build)
+
+
+def _read(path: Path, names: list[str], build: Callable[[Iterator[list[str]]], R]) -> R:
+    """Return what `build` makes of the lines of a table; each has as many values as there are names."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream)
             if next(reader, None) != names:
                 raise PipelineError(f"{path} has other columns than expected ({', '.join(names)}). Make it again.")
-            rows = []
-            for values in reader:
-                if len(values) != len(names):
-                    raise ValueError(f"{len(values)} values for {len(names)} columns")
-                for i, number in numbers:
-                    values[i] = number(values[i])
-                rows.append(kind(*values))
-            return rows
+            return build(_checked(reader, len(names)))
     except FileNotFoundError:
         raise PipelineError(f"{path} is missing. Run stage 1: ./doall.sh --stage 1 --stop-stage 1") from None
     except (ValueError, TypeError, IndexError, UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(
             f"{path}, line {reader.line_num}: {error}. Remove the file and run stage 1 again."
         ) from None
+
+
+def _checked(lines: Iterable[list[str]], width: int) -> Iterator[list[str]]:
+    for values in lines:
+        if len(values) != width:
+            raise ValueError(f"{len(values)} values for {width} columns")
+        yield values
 
 
 def update_rejects(path: Path, stages: Sequence[str], rejects: Iterable[Reject]) -> None:

@@ -17,14 +17,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.alone import alone
 from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
-from preprocess.recordings import Recording, Reject, read_table, write_table
-from preprocess.seals import Seal, find_changed, look, read_seals, write_seals
+from preprocess.recordings import Recording, Reject, read_columns, read_table, write_table
+from preprocess.seals import find_changed, look, read_facts, write_facts
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
 FILES_AT_ONCE = 64  # of a worker of a cluster
@@ -48,39 +50,32 @@ def resample(config: Config, jobs: int) -> None:
         PipelineError: if sox is missing, the disk is full, or not one recording could be used.
     """
     rate = open_recipe(config.features).sample_rate
-    recordings = read_table(config.corpus_dir / "recordings.csv", Recording)
+    files = list(dict.fromkeys(read_columns(config.corpus_dir / "recordings.csv", Recording, "file")[0]))
     root = read_description(config.corpus_dir).get("root")
     if not root:
         raise PipelineError(f"{config.corpus_dir / 'corpus.json'} is missing. Run stage 1 first.")
-    folder = wav_folder(config.corpus_dir, rate)
-    sealed, names = read_seals(folder), {row.file: wav_name(row.file) for row in recordings}
-    there = look(folder, names.values())
-    source_of = {name: file for file, name in names.items()}
-    changed = [name for name in find_changed(there, sealed) if (Path(root) / source_of[name]).is_file()]
-    for name in changed:
-        (folder / name).unlink()
-        del there[name]
+    folder, names = wav_folder(config.corpus_dir, rate), [wav_name(file) for file in files]
+    sealed, made, sources = read_facts(folder, names), look(folder, names), look(Path(root), files)
+    changed = [i for i in find_changed(made, sealed) if sources[i, 1] >= 0]  # others could not be made again
+    for i in changed:
+        (folder / names[i]).unlink()
+        made[i] = -1
     if changed:
-        log(f"made again, as they are not what was written: {len(changed)} files such as {folder / changed[0]}")
-    sources = look(Path(root), names)
-    todo = [file for file in names if not is_newer(there.get(names[file]), sources.get(file))]
+        log(f"made again, as they are not what was written: {len(changed)} files such as {folder / names[changed[0]]}")
+    newer = (sources[:, 1] >= 0) & (made[:, 1] > sources[:, 1])  # as the script sees it
+    todo = [files[i] for i in np.flatnonzero(~newer)]
     if not todo:
         write_table(folder / "rejected.csv", Reject, [])
         log(f"0 files resampled to {rate} Hz, {len(names)} kept, 0 rejected")
     elif has_cluster():
         spread_script(root, folder, rate, todo, jobs)
     else:
-        run_script(root, folder, rate, list(names), jobs)
-    there |= look(folder, [names[file] for file in todo])
-    if not there:
+        run_script(root, folder, rate, files, jobs)
+    made[~newer] = look(folder, [wav_name(file) for file in todo])
+    if not (made[:, 1] >= 0).any():
         raise PipelineError(f"not one file of {root} could be used")
-    if there != sealed:
-        write_seals(folder, there)
-
-
-def is_newer(made: Seal | None, source: Seal | None) -> bool:
-    """Tell whether a file is there and newer than what it was made from, as the script sees it."""
-    return bool(made and source and made.mtime_ns > source.mtime_ns)
+    if (made != sealed).any():
+        write_facts(folder, names, made)
 
 
 def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int, *more: str) -> None:

@@ -9,9 +9,9 @@ import csv
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -25,8 +25,7 @@ SECOND = 1_000_000_000  # ns
 DIGEST = "sha256"  # name of the attribute in HDF5
 
 
-@dataclass(frozen=True)
-class Seal:
+class Seal(NamedTuple):
     """What a finished file looked like."""
 
     size: int
@@ -40,27 +39,32 @@ def seal(path: Path, content: bool = False) -> Seal:
     return Seal(facts.st_size, facts.st_mtime_ns, checksum(path) if content else None)
 
 
-def look(folder: Path, names: Iterable[str]) -> dict[str, Seal]:
-    """Return the seals, without checksums, of those files of a folder that are there; one look at each, for many."""
-    found, base = {}, f"{folder}/"
-    for name in names:
+def look(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """Return size and mtime_ns of files, int64 [names, 2], -1 where there is none; one look at each, for many."""
+    facts, base = np.full((len(names), 2), -1, np.int64), f"{folder}/"
+    for i, name in enumerate(names):
         try:
-            facts = os.stat(base + name)  # noqa: PTH116 - a Path for each of 100,000 takes as long again
+            found = os.stat(base + name)  # noqa: PTH116 - a Path for each of 100,000 takes as long again
         except OSError:
             continue
-        found[name] = Seal(facts.st_size, facts.st_mtime_ns)
-    return found
+        facts[i] = found.st_size, found.st_mtime_ns
+    return facts
 
 
-def find_changed(there: Mapping[str, Seal], sealed: Mapping[str, Seal]) -> list[str]:
-    """Return the names of files that are there, but not as they were sealed by size and time."""
-    return [name for name, own in there.items() if name in sealed and not _alike(own, sealed[name])]
+def find_changed(there: np.ndarray, sealed: np.ndarray) -> np.ndarray:
+    """Return the indices of files that are there, but not as they were sealed, int [changed].
+
+    Args:
+        there: from `look`.
+        sealed: from `read_facts`.
+    """
+    return np.flatnonzero((there[:, 1] >= 0) & (sealed[:, 1] >= 0) & ~_alike(there, sealed))
 
 
-def _alike(own: Seal, known: Seal) -> bool:
-    """Compare size and time; some programs and disks copy whole seconds only."""
-    whole_seconds = own.mtime_ns == known.mtime_ns // SECOND * SECOND
-    return own.size == known.size and (own.mtime_ns == known.mtime_ns or whole_seconds)
+def _alike(own: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Compare sizes and times, [..., 2]; some programs and disks copy whole seconds only."""
+    size, time = own[..., 0] == known[..., 0], own[..., 1]
+    return size & ((time == known[..., 1]) | (time == known[..., 1] // SECOND * SECOND))
 
 
 def checksum(path: Path) -> int:
@@ -76,7 +80,7 @@ def is_intact(path: Path, known: Seal | None) -> bool:
     """Tell whether a file is as it was sealed: by size and time, or else by the checksum, where it was taken."""
     try:
         own = seal(path)
-        if known is None or _alike(own, known):
+        if known is None or _alike(np.array(own[:2]), np.array(known[:2])):
             return True
         return own.size == known.size and known.crc32 is not None and checksum(path) == known.crc32
     except OSError:
@@ -97,12 +101,37 @@ def read_seals(folder: Path) -> dict[str, Seal]:
 
 def write_seals(folder: Path, seals: Mapping[str, Seal]) -> None:
     """Write the seals of the files in a folder, whole or not at all."""
+    _write(folder, ((name, *own[:2], "" if own.crc32 is None else own.crc32) for name, own in seals.items()))
+
+
+def _write(folder: Path, rows: Iterable[tuple]) -> None:
     with whole_file(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(
-            (name, own.size, own.mtime_ns, "" if own.crc32 is None else own.crc32) for name, own in seals.items()
-        )
+        writer.writerows(rows)
+
+
+def read_facts(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """Return size and mtime_ns by the seals of files, int64 [names, 2]; -1 for those without one. For many files."""
+    facts = np.full((len(names), 2), -1, np.int64)
+    try:
+        with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream)
+            if next(rows, None) != COLUMNS:
+                return facts
+            place = {name: i for i, name in enumerate(names)}
+            for name, size, time, _ in rows:
+                if name in place:
+                    facts[place[name]] = int(size), int(time)
+    except (OSError, ValueError, OverflowError, csv.Error):
+        facts[:] = -1
+    return facts
+
+
+def write_facts(folder: Path, names: Sequence[str], facts: np.ndarray) -> None:
+    """Write the seals of the files that are there, whole or not at all; facts as from `look`."""
+    rows = zip(names, facts.tolist(), strict=True)
+    _write(folder, ((name, size, time, "") for name, (size, time) in rows if time >= 0))
 
 
 def seal_content(file: h5py.File) -> None:

@@ -1,13 +1,23 @@
 """The tables: what is written comes back, and what is damaged is said."""
 
 import csv
+import dataclasses
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import PipelineError
-from preprocess.recordings import Recording, Reject, Species, read_table, tally, update_rejects, write_table
+from preprocess.recordings import (
+    Recording,
+    Reject,
+    Species,
+    read_columns,
+    read_table,
+    tally,
+    update_rejects,
+    write_table,
+)
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20)  # "\r" has its own test below
 recordings = st.builds(
@@ -39,6 +49,8 @@ class TestRoundTrip:
         path = tmp_path_factory.getbasetemp() / "recordings.csv"
         write_table(path, Recording, rows)
         assert read_table(path, Recording) == rows
+        names = ("duration", "media_id", "sample_rate", "licence")
+        assert read_columns(path, Recording, *names) == [[getattr(row, name) for row in rows] for name in names]
 
     @pytest.mark.parametrize("value", NASTY, ids=repr)
     def test_characters_that_csv_could_lose(self, tmp_path, value):
@@ -121,6 +133,9 @@ class TestDamage:
             read_table(table, Recording)
         assert str(table) in str(caught.value)
         assert "\n" not in str(caught.value)
+        with pytest.raises(PipelineError) as columns:
+            read_columns(table, Recording, *(field.name for field in dataclasses.fields(Recording)))
+        assert str(columns.value) == str(caught.value)
 
     def test_bytes_that_are_no_text(self, table):
         table.write_bytes(table.read_bytes().replace(b"somebody", b"\xff\xfe", 1))

@@ -25,9 +25,11 @@ from preprocess.seals import (
     find_changed,
     is_intact,
     look,
+    read_facts,
     read_seals,
     seal,
     seal_content,
+    write_facts,
     write_seals,
 )
 from preprocess.segments import open_shards
@@ -202,7 +204,28 @@ def test_times_of_whole_seconds_are_as_good(tmp_path):
     known = seal(path)
     os.utime(path, ns=(0, 1_700_000_000_000_000_000))
     assert is_intact(path, known)
-    assert find_changed(look(tmp_path, ["a"]), {"a": known}) == []
+    write_seals(tmp_path, {"a": known})
+    assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == []
     os.utime(path, ns=(0, 1_700_000_001_000_000_000))
     assert not is_intact(path, known)
-    assert find_changed(look(tmp_path, ["a"]), {"a": known}) == ["a"]
+    assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == [0]
+
+
+def test_many_files_at_once(tmp_path):
+    names = ["b", "a", "c"]
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 3)
+    facts = look(tmp_path, names)
+    expected = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (tmp_path / "b", tmp_path / "a")]
+    assert facts.tolist() == [*map(list, expected), [-1, -1]]
+    write_facts(tmp_path, names, facts)
+    assert read_seals(tmp_path) == {name: seal(tmp_path / name) for name in "ab"}
+    assert read_facts(tmp_path, ["c", "a", "b"]).tolist() == [[-1, -1], list(expected[1]), list(expected[0])]
+    (tmp_path / "c").write_bytes(b"new")  # without a seal, it is taken as it is
+    assert find_changed(look(tmp_path, names), read_facts(tmp_path, names)).tolist() == []
+    (tmp_path / "a").write_bytes(b"other")
+    assert find_changed(look(tmp_path, names), read_facts(tmp_path, names)).tolist() == [1]
+    (tmp_path / "a").unlink()
+    assert find_changed(look(tmp_path, names), read_facts(tmp_path, names)).tolist() == []
+    (tmp_path / "sealed.csv").write_text("name,size,mtime_ns,crc32\nb,1,2,\na,1,99999999999999999999,\n")
+    assert (read_facts(tmp_path, names) == -1).all()  # damaged: nothing is known

@@ -1,6 +1,7 @@
 """Stage 3: what a shard holds, when it is made anew, and what the reader refuses."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import soundfile
 import preprocess.shards
 from config import Config, PipelineError
 from preprocess.audio import AudioError
-from preprocess.loadData import features_folder, load, plan_shards
+from preprocess.loadData import Manifest, features_folder, load, plan_shards
 from preprocess.recipes.birdclef2016 import Recipe
 from preprocess.recordings import Recording, Reject, read_table, write_table
 from preprocess.segments import open_shards
@@ -126,11 +127,24 @@ class TestSchema:
     )
     def test_distribution_over_shards(self, count, sizes):
         """At least 4 and at most 512 recordings in each, in between so many that there are 32."""
-        rows = [Recording(str(i), f"{i}.mp3") for i in range(count)]
-        plans = plan_shards(Path("x"), rows)
-        assert [len(plan.rows) for plan in plans] == sizes
-        assert [row.media_id for plan in plans for row, _ in plan.rows] == [row.media_id for row in rows]
-        assert all(wav == row.file + ".wav" for plan in plans for row, wav in plan.rows)
+        ids = [str(i) for i in range(count)]
+        manifest = Manifest(ids, [f"{i}.mp3" for i in ids], ["a"] * count, ["train"] * count, [1.5] * count)
+        plans = plan_shards(Path("x"), manifest, [True] * count)
+        rows = [manifest.rows(plan.places) for plan in plans]
+        assert [len(own) for own in rows] == sizes
+        assert [row.media_id for own in rows for row, _ in own] == ids
+        assert all(wav == row.file + ".wav" for own in rows for row, wav in own)
+        if plans:
+            facts = "\n".join(f"{row.media_id}|a|{wav}|1.5" for row, wav in rows[0])
+            assert plans[0].inputs == hashlib.sha256(facts.encode()).hexdigest()
+
+    def test_what_cannot_be_used_is_in_no_shard(self):
+        manifest = Manifest(list("abcd"), list("abcd"), ["x"] * 4, ["train", "test", "train", "train"], [1.0] * 4)
+        plans = plan_shards(Path("x"), manifest, [True, True, False, True])
+        assert [(plan.path.name, plan.places.tolist()) for plan in plans] == [
+            ("train-00000-of-00001.h5", [0, 3]),
+            ("test-00000-of-00001.h5", [1]),
+        ]
 
 
 class TestValues:
