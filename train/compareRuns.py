@@ -43,6 +43,8 @@ STYLE = """<style>
 .bars .run { display: contents; } .bars .run[hidden] { display: none; } .bars b { font-weight: 600; }
 .bars svg { width: 100%; height: 1.6rem; display: block; } .bars .name { overflow-wrap: anywhere; }
 .bars text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+@media (max-width: 640px) { .bars { grid-template-columns: 1fr; } .bars .head { display: none; }
+  .bars .name { margin-top: .6rem; font-weight: 600; } .bars .bar::before { content: attr(data-measure); } }
 .swatch { display: inline-block; width: 1.6rem; height: .5rem; vertical-align: middle; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 .curves svg { width: 100%; } .curves text { fill: var(--ink); font: 11px system-ui, sans-serif; }
@@ -173,12 +175,13 @@ def bar(value: float | None, interval: tuple[float, float] | None, colour: str, 
 
 def section_bars(results: Sequence[Result]) -> str:
     """Return the bars of MAP and top-1, best first."""
-    rows = ["<span></span><b>MAP, main species</b><b>top-1 accuracy</b>"]
+    rows = ['<span class="head"></span><b class="head">MAP, main species</b><b class="head">top-1 accuracy</b>']
     colours = {id(result): colour_of(i)[0] for i, result in enumerate(results)}
     for result in sorted(results, key=lambda result: -(result.value("val_map") or 0)):
         colour = colours[id(result)]
         bars = "".join(
-            bar(result.value(name), result.interval(name), colour, words)
+            f'<div class="bar" data-measure="{words}">'
+            f"{bar(result.value(name), result.interval(name), colour, words)}</div>"
             for name, words in (("val_map", "MAP"), ("val_top1", "top-1"))
         )
         name = html.escape(result.name) + ("" if result.metrics else " <small>(not finished)</small>")
