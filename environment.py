@@ -16,6 +16,9 @@ VENV = Path(os.environ.get("BIRDSONG_VENV", PROJECT / ".venv"))
 _IDLE = {
     "tensorflow.lite.python.util": "jax",
     "keras.src.callbacks.orbax_checkpoint": "jax",
+    "keras.src.trainers.data_adapters.array_slicing": "pandas",
+    "keras.src.visualization.plot_bounding_box_gallery": "matplotlib",
+    "keras.src.visualization.plot_image_gallery": "matplotlib",
     "keras.src.wrappers.fixes": "sklearn",
     "keras.src.wrappers.sklearn_wrapper": "sklearn",
 }

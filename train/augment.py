@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
-import scipy.stats
+import scipy.special
 from keras import ops
 
 from config import Between, ConfigError, Positive, Share, bind, check_choice
@@ -76,7 +76,7 @@ class Mixup(Augmentation):
         self.alpha, self.targets = alpha, targets
         # Drawn by inverting the distribution, as XLA cannot compile a gamma sampler; weights of a half and more.
         quantiles = np.linspace(0.5, 1, MIXUP_QUANTILES)
-        self.quantiles = scipy.stats.beta.ppf(quantiles, alpha, alpha).astype(np.float32)
+        self.quantiles = scipy.special.betaincinv(alpha, alpha, quantiles).astype(np.float32)
 
     def call(self, images: Any, targets: Any) -> tuple[Any, Any]:
         """Return mixed images and targets."""
