@@ -37,6 +37,7 @@ from train.metrics import (
     class_map,
     in_top,
     macro_auroc,
+    main_species,
     present,
     without_nan,
 )
@@ -45,7 +46,7 @@ from train.run import Run
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
     """Return the figures of every recording: map_main, map_background, top1, top5, float64 [recordings]."""
-    main = main_matrix(ranking)
+    main = main_species(ranking.labels, len(ranking.classes))
     values = {
         "map_main": average_precision(ranking.scores, main),
         "map_background": average_precision(ranking.scores, ranking.relevant),
@@ -56,16 +57,9 @@ def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
     return {name: np.where(absent, 0.0, value) for name, value in values.items()}
 
 
-def main_matrix(ranking: Ranking) -> np.ndarray:
-    """Return which class is the main species of each recording, bool [recordings, classes]."""
-    matrix = np.zeros_like(ranking.relevant)
-    matrix[np.arange(len(ranking.labels)), ranking.labels] = True
-    return matrix
-
-
 def evaluate(ranking: Ranking) -> dict[str, Any]:
     """Return all figures with their 95 % bootstrap intervals over recordings."""
-    main = main_matrix(ranking)
+    main = main_species(ranking.labels, len(ranking.classes))
     classes = len(ranking.classes)
     result: dict[str, Any] = {
         name: {"value": float(values.mean()), "interval": bootstrap_interval(values)}

@@ -32,7 +32,7 @@ from PIL import Image
 import config as configuration
 from config import PREDICTIONS, PROJECT, Config
 from config.commandline import log, run
-from predict.evaluate import TITLES, evaluate, main_matrix, per_recording
+from predict.evaluate import TITLES, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
@@ -42,7 +42,7 @@ from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
 from train.generateImages import draw, draw_beside_raw
 from train.hardware_log import read_hardware_log
-from train.metrics import average_precision
+from train.metrics import average_precision, main_species
 from train.run import Run, last_run
 
 EXAMPLES = 12  # spectrograms on the page
@@ -276,7 +276,7 @@ def section_species(facts: Facts) -> str:
     confusion = np.zeros((len(classes), len(classes)), int)
     predicted = ~np.isin(ranking.media_ids, ranking.missing)
     np.add.at(confusion, (ranking.labels[predicted], best[predicted]), 1)
-    precision = average_precision(ranking.scores.T, main_matrix(ranking).T)
+    precision = average_precision(ranking.scores.T, main_species(ranking.labels, len(ranking.classes)).T)
     trained = Counter(row.class_id for row in facts.recordings if row.part == "train")
     rows = []
     for c in np.unique(ranking.labels):

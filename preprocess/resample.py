@@ -68,7 +68,7 @@ def resample(config: Config, jobs: int) -> None:
         write_table(folder / "rejected.csv", Reject, [])
         log(f"0 files resampled to {rate} Hz, {len(names)} kept, 0 rejected")
     elif has_cluster():
-        spread_script(root, folder, rate, todo, jobs)
+        spread_script(root, folder, rate, todo)
     else:
         run_script(root, folder, rate, files, jobs)
     made[~newer] = look(folder, [wav_name(file) for file in todo])
@@ -91,14 +91,14 @@ def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: i
         raise PipelineError("The recordings were not resampled; the line above says why.")
 
 
-def spread_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int) -> None:
+def spread_script(root: str, folder: Path, rate: int, files: Sequence[str]) -> None:
     """Resample the files in parts on the workers of a cluster, and list what all of them rejected.
 
     Raises:
         PipelineError: if a part fails.
     """
     parts = [files[low : low + FILES_AT_ONCE] for low in range(0, len(files), FILES_AT_ONCE)]
-    work = spread(resample_part, [(root, folder, rate, part) for part in parts], jobs)
+    work = spread(resample_part, [(root, folder, rate, part) for part in parts], 1)
     rejects = [reject for found in progress(work, len(parts), f"x {FILES_AT_ONCE} files") for reject in found]
     write_table(folder / "rejected.csv", Reject, sorted(rejects, key=lambda row: row.file))
     log(f"{len(files) - len(rejects)} files resampled to {rate} Hz, {len(rejects)} rejected")

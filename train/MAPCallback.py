@@ -10,7 +10,7 @@ from config import Predict
 from preprocess.segments import SegmentReader, list_segments
 from train.averaging import averaged
 from train.losses import Loss
-from train.metrics import average_precision, bootstrap_interval, in_top, macro_auroc
+from train.metrics import average_precision, bootstrap_interval, in_top, macro_auroc, main_species
 from train.scoring import recording_scores, segment_logits, split
 
 
@@ -47,8 +47,7 @@ class MAPCallback(keras.callbacks.Callback):
         self.scored, self.loss, self.reader = model, loss, reader
         self.recordings, self.labels, self.batch_size = recordings, labels, settings.batch_size
         self.owners, self.starts = list_segments(reader, recordings, settings.hop)
-        self.main = np.zeros_like(background)
-        self.main[np.arange(len(labels)), labels] = True
+        self.main = main_species(labels, background.shape[1])
         self.relevant = self.main | background
 
     def evaluate(self) -> dict[str, float]:

@@ -14,6 +14,13 @@ BOOTSTRAP_ROUNDS = 2000
 _PAIRS_AT_ONCE = 4096  # relevant (recording, class) pairs compared at once: 4096 x 999 booleans are 4 MB
 
 
+def main_species(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return which class is the main species of each recording, bool [recordings, classes], of int [recordings]."""
+    matrix = np.zeros((len(labels), classes), bool)
+    matrix[np.arange(len(labels)), labels] = True
+    return matrix
+
+
 def average_precision(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Return AveP of every recording: the mean, over its relevant classes, of the precision at their rank.
 

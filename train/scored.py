@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from config import PipelineError
-from train.metrics import average_precision, in_top
+from train.metrics import average_precision, in_top, main_species
 
 PREFIX = "score_"
 
@@ -29,8 +29,7 @@ class Scored:
 
     def figures(self) -> dict[str, np.ndarray]:
         """Return top1 and map of every recording, float64 [recordings]."""
-        main = np.zeros(self.scores.shape, bool)
-        main[np.arange(len(self.labels)), self.labels] = True
+        main = main_species(self.labels, len(self.classes))
         return {
             "top1": in_top(self.scores, self.labels, 1).astype(float),
             "map": average_precision(self.scores, main),

@@ -1,11 +1,8 @@
 """Clips to be judged: what is chosen, what is cut, and the page, also in a real browser."""
 
 import csv
-import html
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from config import PipelineError
 from predict.drawing import draw_sound
 from predict.reviewSegments import Clip, balanced, choose, cut
 from predict.thresholds import samples_of_review
+from tests.browser import Browser, needs_chromium
 from tests.conftest import run_script
 from tests.pages import StrictPage
 
@@ -144,27 +142,17 @@ def test_the_page(review):
         assert (review / "clips" / f"{clip['name']}.png").exists()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@needs_chromium
 def test_judging_in_a_browser(review, tmp_path):
     """Keys judge, the table is what thresholds.py reads, and names are shown as they are."""
-    text = (review / "index.html").read_text(encoding="utf-8")
-    presses = """<script>
-      const named = document.getElementById("species").textContent;
-      const press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
-      press("r"); press("ArrowLeft"); press("W"); press("u");
-      const shown = [named, document.getElementById("where").textContent, table()];
-      document.body.innerHTML = ""; const pre = document.createElement("pre"); pre.id = "result";
-      pre.textContent = JSON.stringify(shown); document.body.append(pre);
-    </script></body>"""
-    (review / "pressed.html").write_text(text.replace("</body>", presses), encoding="utf-8")
-    flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'browser'}"
-    flags += " --disable-background-networking --disable-component-update --disable-sync --dump-dom"
-    command = ["chromium", *flags.split(), (review / "pressed.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
-    named, where, table = json.loads(html.unescape(found[1]))
-    assert named == 'Robin "</script>" & <b>'
-    assert where == "Clip 2 of 2; 2 judged"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((review / "index.html").as_uri())
+        assert browser.run("document.getElementById('species').textContent") == 'Robin "</script>" & <b>'
+        for key in ("r", "ArrowLeft", "W", "u"):
+            browser.press(key)
+        assert browser.run("document.getElementById('where').textContent") == "Clip 2 of 2; 2 judged"
+        table = browser.run("table()")
+        assert browser.errors == []
     judged = list(csv.DictReader(table.splitlines()))
     assert [(row["class_id"], row["verdict"]) for row in judged] == [("robin", "wrong"), ("wren", "unsure")]
     (tmp_path / "reviewed.csv").write_text(table)

@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 
 import config as configuration
 from config import PipelineError
+from tests.browser import Browser, needs_chromium
 from tests.conftest import run_script
 from tests.pages import StrictPage
 from train.compareRuns import comparison, find_runs, read_results, ticks
@@ -166,19 +166,16 @@ def test_ticks_are_round(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@needs_chromium
 def test_the_filters_work_in_a_browser(runs, tmp_path):
-    """The choice is made by a script that is added to a copy of the page."""
-    page = comparison([runs])
-    chosen = "<script>selects[0].value = 'birdclef'; selects[0].dispatchEvent(new Event('change'));</script>"
-    (tmp_path / "chosen.html").write_text(page.replace("</body>", chosen + "</body>"), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-sync", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "chosen.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
-    found = Page(done.stdout)
-    marked = [attributes for _, attributes in found.tags if "data-network" in attributes]
-    assert len(marked) == 21
-    for item in marked:
-        assert ("hidden" in item) == (item["data-network"] != "birdclef")
-    assert '<span id="shown">1</span>' in done.stdout
+    (tmp_path / "compare.html").write_text(comparison([runs]), encoding="utf-8")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "compare.html").as_uri())
+        browser.run("selects[0].value = 'birdclef'; selects[0].dispatchEvent(new Event('change'))")
+        marked = browser.run(
+            "[...document.querySelectorAll('[data-network]')].map(x => [x.dataset.network, x.hasAttribute('hidden')])"
+        )
+        assert len(marked) == 21
+        assert all(hidden == (network != "birdclef") for network, hidden in marked)
+        assert browser.run("document.getElementById('shown').textContent") == "1"
+        assert browser.errors == []
