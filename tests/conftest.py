@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that no process is left alone with one at the end."""
-    longest = ("networks_under_faults", "stages_under_faults", "doall", "systems", "service", "train", "training_aids")
+    longest = ("networks_under_faults", "stages_under_faults", "doall", "workers", "systems", "service", "train")
     place = {f"test_{name}.py": i for i, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(longest)))
 

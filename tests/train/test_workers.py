@@ -18,7 +18,7 @@ from tests.train.conftest import derived
 from train.run import Run
 from train.workers import VARIABLES, Team, joined, read_team
 
-EPOCHS = 3
+EPOCHS = 5
 # All that is random is drawn alike by one process and by several: windows, dropout, mixed and masked segments.
 SETTINGS = (
     "features.segment_frames=80",
@@ -72,7 +72,7 @@ def test_two_workers_learn_what_one_learns_and_go_on_after_a_kill(corpus, tmp_pa
     first, second = start_both(settings[1], aside)
     together = tmp_path / "runs" / "together"
     while not (together / "state.h5").exists() and first.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.02)
     second.send_signal(signal.SIGKILL)
     out, err = first.communicate(timeout=60)
     assert first.returncode == 1, out + err
