@@ -30,7 +30,7 @@ from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_columns, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
 from preprocess.seals import TABLE as SEALS
-from preprocess.seals import find_changed, is_intact, look, read_facts, read_seals, seal, write_seals
+from preprocess.seals import find_changed, is_intact, is_there, look, read_facts, read_seals, seal, write_seals
 from preprocess.shards import read_stamp, write_shard
 
 SHARDS_PER_PART = 32  # aimed at, so that the cores share the work
@@ -95,7 +95,7 @@ def load(config: Config, jobs: int) -> None:
     )
     refused = read_table(wavs / "rejected.csv", Reject) if (wavs / "rejected.csv").exists() else []
     unusable = {reject.file for reject in refused}
-    made = check_wavs(wavs, [wav_name(file) for file in manifest.file])
+    wav_facts = check_wavs(wavs, [wav_name(file) for file in manifest.file])
     folder = features_folder(config)
     sealed = read_seals(folder)
     plans = plan_shards(folder, manifest, [file not in unusable for file in manifest.file])
@@ -103,7 +103,7 @@ def load(config: Config, jobs: int) -> None:
     for plan in plans:
         stamp = read_stamp(plan.path)
         intact = is_intact(plan.path, sealed.get(plan.path.name))
-        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, made[plan.places]):
+        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, wav_facts[plan.places]):
             rejects += stamp[1]
         else:
             todo.append(plan)
@@ -166,7 +166,7 @@ def plan_shards(folder: Path, manifest: Manifest, usable: Sequence[bool]) -> lis
 
 def is_newer(shard: Path, wavs: np.ndarray) -> bool:
     """Tell whether a shard is newer than its WAV files, whose facts are as from `look`."""
-    return bool(((wavs[:, 1] >= 0) & (wavs[:, 1] < shard.stat().st_mtime_ns)).all())
+    return bool((is_there(wavs) & (wavs[:, 1] < shard.stat().st_mtime_ns)).all())
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, read_columns, read_table, write_table
-from preprocess.seals import find_changed, look, read_facts, write_facts
+from preprocess.seals import find_changed, is_there, look, read_facts, write_facts
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
 FILES_AT_ONCE = 64  # of a worker of a cluster
@@ -56,13 +56,13 @@ def resample(config: Config, jobs: int) -> None:
         raise PipelineError(f"{config.corpus_dir / 'corpus.json'} is missing. Run stage 1 first.")
     folder, names = wav_folder(config.corpus_dir, rate), [wav_name(file) for file in files]
     sealed, made, sources = read_facts(folder, names), look(folder, names), look(Path(root), files)
-    changed = [i for i in find_changed(made, sealed) if sources[i, 1] >= 0]  # others could not be made again
+    changed = [i for i in find_changed(made, sealed) if is_there(sources)[i]]  # others could not be made again
     for i in changed:
         (folder / names[i]).unlink()
         made[i] = -1
     if changed:
         log(f"made again, as they are not what was written: {len(changed)} files such as {folder / names[changed[0]]}")
-    newer = (sources[:, 1] >= 0) & (made[:, 1] > sources[:, 1])  # as the script sees it
+    newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
     todo = [files[i] for i in np.flatnonzero(~newer)]
     if not todo:
         write_table(folder / "rejected.csv", Reject, [])
@@ -72,7 +72,7 @@ def resample(config: Config, jobs: int) -> None:
     else:
         run_script(root, folder, rate, files, jobs)
     made[~newer] = look(folder, [wav_name(file) for file in todo])
-    if not (made[:, 1] >= 0).any():
+    if not is_there(made).any():
         raise PipelineError(f"not one file of {root} could be used")
     if (made != sealed).any():
         write_facts(folder, names, made)

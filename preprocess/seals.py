@@ -9,7 +9,7 @@ import csv
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from preprocess.whole import whole_file
 TABLE = "sealed.csv"
 COLUMNS = ["name", "size", "mtime_ns", "crc32"]
 BLOCK = 1 << 22  # bytes read at once
+LATEST = np.iinfo(np.int64).max  # ns, in the year 2262
 SECOND = 1_000_000_000  # ns
 DIGEST = "sha256"  # name of the attribute in HDF5
 
@@ -47,7 +48,7 @@ def look(folder: Path, names: Sequence[str]) -> np.ndarray:
             found = os.stat(base + name)  # noqa: PTH116 - a Path for each of 100,000 takes as long again
         except OSError:
             continue
-        facts[i] = found.st_size, found.st_mtime_ns
+        facts[i] = found.st_size, max(-LATEST, min(found.st_mtime_ns, LATEST))
     return facts
 
 
@@ -58,7 +59,12 @@ def find_changed(there: np.ndarray, sealed: np.ndarray) -> np.ndarray:
         there: from `look`.
         sealed: from `read_facts`.
     """
-    return np.flatnonzero((there[:, 1] >= 0) & (sealed[:, 1] >= 0) & ~_alike(there, sealed))
+    return np.flatnonzero(is_there(there) & is_there(sealed) & ~_alike(there, sealed))
+
+
+def is_there(facts: np.ndarray) -> np.ndarray:
+    """Return which files there are, or have a seal, bool [names], of int64 [names, 2]."""
+    return facts[:, 0] >= 0
 
 
 def _alike(own: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -90,13 +96,17 @@ def is_intact(path: Path, known: Seal | None) -> bool:
 def read_seals(folder: Path) -> dict[str, Seal]:
     """Return the seals of the files in a folder by name; none where there is no table, or a damaged one."""
     try:
-        with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
-            rows = csv.reader(stream)
-            if next(rows, None) != COLUMNS:
-                return {}
-            return {name: Seal(int(size), int(time), int(crc) if crc else None) for name, size, time, crc in rows}
+        return {name: Seal(int(size), int(time), int(crc) if crc else None) for name, size, time, crc in _read(folder)}
     except (OSError, ValueError, csv.Error):
         return {}
+
+
+def _read(folder: Path) -> Iterator[list[str]]:
+    """Yield the lines of the table; none if its head is another one."""
+    with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
+        rows = csv.reader(stream)
+        if next(rows, None) == COLUMNS:
+            yield from rows
 
 
 def write_seals(folder: Path, seals: Mapping[str, Seal]) -> None:
@@ -114,15 +124,11 @@ def _write(folder: Path, rows: Iterable[tuple]) -> None:
 def read_facts(folder: Path, names: Sequence[str]) -> np.ndarray:
     """Return size and mtime_ns by the seals of files, int64 [names, 2]; -1 for those without one. For many files."""
     facts = np.full((len(names), 2), -1, np.int64)
+    place = {name: i for i, name in enumerate(names)}
     try:
-        with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
-            rows = csv.reader(stream)
-            if next(rows, None) != COLUMNS:
-                return facts
-            place = {name: i for i, name in enumerate(names)}
-            for name, size, time, _ in rows:
-                if name in place:
-                    facts[place[name]] = int(size), int(time)
+        for name, size, time, _ in _read(folder):
+            if name in place:
+                facts[place[name]] = int(size), int(time)
     except (OSError, ValueError, OverflowError, csv.Error):
         facts[:] = -1
     return facts
@@ -131,7 +137,7 @@ def read_facts(folder: Path, names: Sequence[str]) -> np.ndarray:
 def write_facts(folder: Path, names: Sequence[str], facts: np.ndarray) -> None:
     """Write the seals of the files that are there, whole or not at all; facts as from `look`."""
     rows = zip(names, facts.tolist(), strict=True)
-    _write(folder, ((name, size, time, "") for name, (size, time) in rows if time >= 0))
+    _write(folder, ((name, size, time, "") for name, (size, time) in rows if size >= 0))
 
 
 def seal_content(file: h5py.File) -> None:

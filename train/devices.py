@@ -46,6 +46,13 @@ def choose_devices(config: Config, accelerators: list[str], processors: list[str
                 f"Invalid value for train.devices. Received: {wanted}. Expected: 0, as several workers take all their "
                 f"{len(found)} devices."
             )
+        import jax
+
+        if jax.local_device_count() * workers != len(found):
+            raise ConfigError(
+                f"All workers need as many devices as each other: this one has {jax.local_device_count()} of "
+                f"{len(found)}, and there are {workers}."
+            )
         wanted = len(found)
     if not wanted:
         usable = next((n for n in range(len(accelerators), 0, -1) if size % n == 0), 0)

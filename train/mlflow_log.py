@@ -33,7 +33,7 @@ ARTIFACTS = (
 
 def require_mlflow(config: Config) -> None:
     """Raise a ConfigError if train.mlflow is on and the mlflow package is missing."""
-    if config.train.mlflow is not False and importlib.util.find_spec("mlflow") is None:
+    if config.train.mlflow and importlib.util.find_spec("mlflow") is None:
         raise ConfigError(
             f"train.mlflow={configuration.toml_value(config.train.mlflow)} needs the mlflow package. Install it: "
             "pip install mlflow-skinny, or leave train.mlflow=false."
@@ -46,7 +46,7 @@ def open_tracking(config: Config, folder: Path) -> "Tracking | None":
     Raises:
         PipelineError: if the server cannot be reached.
     """
-    if config.train.mlflow is False:
+    if not config.train.mlflow:
         return None
     import mlflow
 

@@ -16,12 +16,12 @@ def segment_logits(
 ) -> np.ndarray:
     """Return the logits of segments, float32 [segments, classes]; every batch has the same size."""
     logits = np.empty((len(owners), model.output_shape[-1]), np.float32)
-    for low in range(0, len(owners), batch):
-        part = np.arange(low, min(low + batch, len(owners)))
-        codes = reader.read(owners[part], starts[part])
-        if len(part) < batch:
-            codes = np.concatenate([codes, np.zeros((batch - len(part), *codes.shape[1:]), codes.dtype)])
-        with whole_batches():
+    with whole_batches():
+        for low in range(0, len(owners), batch):
+            part = np.arange(low, min(low + batch, len(owners)))
+            codes = reader.read(owners[part], starts[part])
+            if len(part) < batch:
+                codes = np.concatenate([codes, np.zeros((batch - len(part), *codes.shape[1:]), codes.dtype)])
             logits[part] = model.predict_on_batch(codes)[: len(part)]
     return logits
 

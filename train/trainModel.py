@@ -49,7 +49,7 @@ from train.run import (
     write_rows,
 )
 from train.scored import Scored, soften
-from train.workers import agree, joined
+from train.workers import agree, joined, of_the_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,9 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     """
     config = resolve(config)
     target = Run(config.run_dir)
-    if target.is_finished(config):
+    finished = target.is_finished(config)
+    agree(identity(config), config.train.epochs, config.train.patience, finished)
+    if finished:
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
         return
     folder = features_folder(config)
@@ -150,7 +152,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     data = open_dataset(config, shards)
     stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
-    agree(identity(config), stamp, sides, target.read_history())
+    agree(stamp, sides, target.read_history())
     from train.devices import data_parallel
     from train.mlflow_log import require_mlflow
 
@@ -305,7 +307,7 @@ def recorder_callback(
             seconds = time.monotonic() - self.started
             entry = {
                 "epoch": epoch + 1,
-                **{name: float(value) for name, value in logs.items()},
+                **of_the_first({name: float(value) for name, value in logs.items()}),
                 "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
                 "seconds": round(seconds, 2),
                 "waiting_share": round((batches.waited - self.waited) / seconds, 4),

@@ -7,8 +7,9 @@ Keras' own variables tell a process of the others; every worker is started by th
 
 All workers do the same, step by step, each with its share of the batch; the gradients are exchanged, so that the result
 is that of one process but for rounding. The first one writes the run directory and reports; the others begin with a
-copy of it and throw theirs away. When a worker goes, the others stop with one line; the same commands go on from the
-last epoch. Keras 3 does not support TensorFlow's MultiWorkerMirroredStrategy, and TensorFlow is refused here.
+copy of it and throw theirs away. When a worker goes, the others stop, and the same commands go on from the last epoch;
+when the first one goes, it is jax that ends the others, with a report of its own. Keras 3 does not support
+TensorFlow's MultiWorkerMirroredStrategy, and TensorFlow is refused here.
 """
 
 import atexit
@@ -20,17 +21,21 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from config import Config, ConfigError, PipelineError
 from config.commandline import log
 
 PATIENCE = 280.0  # s for the other workers to come; jax would end the process after 300, with a stack trace
+FAREWELL = 3.0  # s that a failing first worker stays, so that the others can say what they have found themselves
+PREFIX = "birdsong-worker-"  # of temporary folders, before the number of the process
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
 
 
@@ -48,11 +53,12 @@ class Team:
         Raises:
             ConfigError: for a number out of range or an address without a port.
         """
-        port = self.address.split(",")[0].rpartition(":")[2]
+        addresses = self.address.split(",")
+        known = all(one.rpartition(":")[2].isdigit() for one in addresses) and len(addresses) in (1, self.count)
         for name, value, good, expected in (
             (VARIABLES[1], self.count, self.count >= 1, "at least 1"),
             (VARIABLES[2], self.number, 0 <= self.number < self.count, f"0 to {self.count - 1}"),
-            (VARIABLES[0], self.address, self.count == 1 or port.isdigit(), "host:port of the first worker"),
+            (VARIABLES[0], self.address, self.count == 1 or known, "host:port of the first worker, or of each"),
         ):
             if not good:
                 raise ConfigError(
@@ -116,11 +122,18 @@ def joined(config: Config) -> Iterator[Config]:
                 while_training.enter_context(contextlib.redirect_stdout(nowhere))
             yield config
     except BaseException as error:
-        atexit.register(_leave)
-        if isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError) and _is_of_the_team(error):
+        atexit.register(_leave, _status(error), FAREWELL if team.number == 0 else 0.0)
+        if not isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError):
+            raise
+        reason = str(error).splitlines()[0][:300] if str(error) else ""
+        if "RPC server" in reason:
+            raise PipelineError(
+                f"Worker 1 cannot listen at {team.address}: {reason}. Is an earlier one still there? Take another port."
+            ) from None
+        if _is_of_the_team(error):
             raise PipelineError(
                 f"Worker {team.number + 1} of {team.count} has lost the others. See what they say, and start the same "
-                "commands again on all of them; the training goes on from the last epoch."
+                f"commands again on all of them; the training goes on from the last epoch. ({reason})"
             ) from None
         raise
 
@@ -135,7 +148,7 @@ def _patience(team: Team) -> Iterator[None]:
             f"same command for each {VARIABLES[2]} from 0 to {team.count - 1}, and let them reach that address.",
             file=sys.stderr,
         )
-        _leave()
+        _leave(1)
 
     timer = threading.Timer(PATIENCE, give_up)
     timer.daemon = True
@@ -155,18 +168,30 @@ def _is_of_the_team(error: Exception) -> bool:
 @contextmanager
 def _aside(config: Config) -> Iterator[Config]:
     """Give a configuration whose run is a copy of the real one, in a folder that is removed."""
-    with tempfile.TemporaryDirectory(prefix="birdsong-worker-") as folder:
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a worker that was killed
+        if not psutil.pid_exists(int(left.name.removeprefix(PREFIX).partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
+        name, skipped = config.run_dir.name, shutil.ignore_patterns("tensorboard", "epoch_*", "*.html", "*.png")
         if config.run_dir.exists():
-            shutil.copytree(config.run_dir, Path(folder) / config.run_dir.name, ignore=lambda *_: {"tensorboard"})
-        settings = dataclasses.replace(config.train, folder=folder, run=config.run_dir.name, mlflow=False)
-        yield dataclasses.replace(config, train=settings)
+            shutil.copytree(config.run_dir, Path(folder) / name, ignore=skipped)
+        nothing = {"checkpoint_every": 0, "histograms": False, "hardware_log": 0.0, "mlflow": False}
+        yield dataclasses.replace(config, train=dataclasses.replace(config.train, folder=folder, run=name, **nothing))
 
 
-def _leave() -> None:
+def _status(error: BaseException) -> int:
+    """Return the exit status by which `config.commandline.run` ends a command."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return 2 if isinstance(error, ConfigError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _leave(status: int, wait: float = 0.0) -> None:
     """End the process without jax's farewell, which would wait for workers that are not there any more."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    time.sleep(wait)
+    os._exit(status)
 
 
 def process_count() -> int:
@@ -182,6 +207,16 @@ def own_share(batch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     size = len(batch[0]) // jax.process_count()
     low = jax.process_index() * size
     return tuple(array[low : low + size] for array in batch)
+
+
+def of_the_first(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures that the first worker has, so that rounding lets no two decide differently."""
+    if process_count() == 1:
+        return figures
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    bits = np.array(list(figures.values()), np.float64).view(np.uint32)  # jax would make float32 of them
+    return dict(zip(figures, np.asarray(broadcast_one_to_all(bits)).view(np.float64).tolist(), strict=True))
 
 
 def agree(*facts: Any) -> None:

@@ -24,6 +24,7 @@ from preprocess.seals import (
     checksum,
     find_changed,
     is_intact,
+    is_there,
     look,
     read_facts,
     read_seals,
@@ -208,6 +209,19 @@ def test_times_of_whole_seconds_are_as_good(tmp_path):
     assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == []
     os.utime(path, ns=(0, 1_700_000_001_000_000_000))
     assert not is_intact(path, known)
+    assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == [0]
+
+
+@pytest.mark.parametrize("year", [1960, 2300])
+def test_times_far_away(tmp_path, year):
+    path = tmp_path / "a"
+    path.write_bytes(b"bird")
+    os.utime(path, (0, (year - 1970) * 31_557_600))
+    facts = look(tmp_path, ["a"])
+    assert is_there(facts).all()
+    write_facts(tmp_path, ["a"], facts)
+    assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == []
+    path.write_bytes(b"cuckoo")
     assert find_changed(look(tmp_path, ["a"]), read_facts(tmp_path, ["a"])).tolist() == [0]
 
 

@@ -44,7 +44,10 @@ def test_what_cannot_be_shared_is_refused(devices, batch, words):
 
 
 def test_several_workers_take_all_devices():
+    pytest.importorskip("jax")
     config = configuration.load(None, ["train.batch_size=32"])
+    with pytest.raises(ConfigError, match="this one has 1 of 3, and there are 2"):
+        choose_devices(config, [], ["cpu:0", "cpu:1", "cpu:2048"], workers=2)
     assert choose_devices(config, [], ["cpu:0", "cpu:2048"], workers=2) == ["cpu:0", "cpu:2048"]
     with pytest.raises(ConfigError, match=r"train\.devices\. Received: 1\. Expected: 0"):
         choose_devices(configuration.load(None, ["train.devices=1"]), GPUS, CPUS, workers=3)

@@ -1,7 +1,6 @@
 """Several workers: processes that train together, on jax."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +31,9 @@ SETTINGS = (
 )
 
 
+SECONDS = 300.0  # that anything may take
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as found:
@@ -39,81 +41,112 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(settings: Path, workers: int, number: int, port: int, folder: Path) -> subprocess.Popen:
-    """Start a worker."""
-    values = (f"127.0.0.1:{port}", str(workers), str(number)) if workers > 1 else ("", "", "")
-    environment = (
-        os.environ | {"KERAS_BACKEND": "jax", "TMPDIR": str(folder)} | dict(zip(VARIABLES, values, strict=True))
-    )
-    command = [sys.executable, PROJECT / "train" / "trainModel.py", "--config", settings]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)
-
-
-def start_both(settings: Path, folder: Path) -> list[subprocess.Popen]:
-    """Start two workers that train together."""
-    port = free_port()
-    return [start(settings, 2, number, port, folder) for number in range(2)]
-
-
-def test_two_workers_learn_what_one_learns_and_go_on_after_a_kill(corpus, tmp_path):
+@pytest.fixture
+def begin(tmp_path):
+    """Starts workers that train together; ends those that are left."""
     pytest.importorskip("jax")
-    aside = tmp_path / "aside"  # where a worker copies the run to
-    aside.mkdir()
-    settings = []
-    for name in ("alone", "together"):
-        settings.append(tmp_path / f"{name}.toml")
-        settings[-1].write_text(
-            configuration.to_toml(derived(corpus, tmp_path / "runs", *SETTINGS, f"train.run={name}"))
-        )
-    alone = start(settings[0], 1, 0, 0, aside)
-    assert alone.wait() == 0, alone.stderr.read()
+    started = []
 
-    first, second = start_both(settings[1], aside)
-    together = tmp_path / "runs" / "together"
-    while not (together / "state.h5").exists() and first.poll() is None:
+    def begin(*settings: Path, port: int = 0) -> list[subprocess.Popen]:
+        address = f"127.0.0.1:{port or free_port()}" if len(settings) > 1 else ""
+        (tmp_path / "aside").mkdir(exist_ok=True)  # where the workers copy the run to
+        for number, path in enumerate(settings):
+            values = (address, str(len(settings)), str(number)) if address else ("", "", "")
+            environment = os.environ | {"KERAS_BACKEND": "jax", "TMPDIR": str(tmp_path / "aside")}
+            process = subprocess.Popen(
+                [sys.executable, PROJECT / "train" / "trainModel.py", "--config", path],
+                env=environment | dict(zip(VARIABLES, values, strict=True)),
+                cwd=PROJECT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            started.append(process)
+        return started[-len(settings) :]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def write(corpus, folder: Path, name: str, *overrides: str) -> Path:
+    """Write the settings of a training into a file."""
+    path = folder / f"{name}.toml"
+    path.write_text(configuration.to_toml(derived(corpus, folder / "runs", *SETTINGS, *overrides)))
+    return path
+
+
+def wait_for_epochs(run: Run, more_than: int, process: subprocess.Popen) -> int:
+    """Wait until a run has more epochs, and return how many."""
+    end = time.monotonic() + SECONDS
+    while len(run.read_history()) <= more_than:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.02)
-    second.send_signal(signal.SIGKILL)
-    out, err = first.communicate(timeout=60)
+    return len(run.read_history())
+
+
+def test_two_workers_learn_what_one_learns_and_go_on_after_a_kill(corpus, tmp_path, begin):
+    one, two = (Run(tmp_path / "runs" / name) for name in ("alone", "together"))
+    settings = write(corpus, tmp_path, "together", "train.run=together")
+
+    first, second = begin(settings, settings)
+    wait_for_epochs(two, 0, first)
+    second.kill()
+    second.communicate()
+    out, err = first.communicate(timeout=SECONDS)
     assert first.returncode == 1, out + err
     assert err.strip().splitlines()[-1].startswith("error: Worker 1 of 2 has lost the others.")
     assert "Traceback" not in err
-    done = len(Run(together).read_history())
+    done = len(two.read_history())
     assert 1 <= done < EPOCHS
-    second.communicate()
 
-    first, second = start_both(settings[1], aside)
-    texts = [process.communicate(timeout=300) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], texts
+    first, second = begin(settings, settings)
+    wait_for_epochs(two, done, first)
+    first.kill()  # jax ends the others
+    first.communicate()
+    second.communicate(timeout=SECONDS)
+    assert second.returncode != 0
+    done = len(two.read_history())
+
+    processes = begin(settings, settings)
+    texts = [process.communicate(timeout=SECONDS) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
     assert f"resuming after epoch {done}" in texts[0][0]
     assert "worker 2 helps" in texts[1][0]
     assert "epoch" not in texts[1][0].partition("helps")[2]
-    one, two = (Run(tmp_path / "runs" / name) for name in ("alone", "together"))
-    for name in ("loss", "val_loss", "val_map", "val_top1"):
+    assert list((tmp_path / "aside").glob("birdsong-worker-*")) == []
+
+    (alone,) = begin(write(corpus, tmp_path, "alone", "train.run=alone"))
+    texts = alone.communicate(timeout=SECONDS)
+    assert alone.returncode == 0, texts
+    for name, tolerance in {"loss": 0.01, "val_loss": 0.01, "val_map": 0.2}.items():
         courses = ([row[name] for row in run.read_history()] for run in (one, two))
-        np.testing.assert_allclose(*courses, rtol=0.01, err_msg=name)
+        np.testing.assert_allclose(*courses, rtol=tolerance, err_msg=name)
     assert one.read_history()[-1]["loss"] < one.read_history()[0]["loss"]
-    assert one.read_metrics()["holdout"]["holdout_map"] == pytest.approx(
-        two.read_metrics()["holdout"]["holdout_map"], rel=0.05
-    )
-    kept = [path.name for path in aside.iterdir() if path.name.startswith("birdsong-worker")]
-    assert len(kept) <= 1  # of the worker that was killed
+    assert (two.folder / "holdout.csv").exists()
     log = (tmp_path / "runs" / "log.csv").read_text().splitlines()
     assert len(log) == 3  # the header and a line for each of the two runs
 
 
-def test_workers_that_begin_differently_stop(corpus, tmp_path):
-    pytest.importorskip("jax")
-    port, settings = free_port(), []
-    for number in range(2):
-        settings.append(tmp_path / f"{number}.toml")
-        chosen = derived(corpus, tmp_path / "runs", *SETTINGS, "train.run=differ", f"train.seed={number}")
-        settings[-1].write_text(configuration.to_toml(chosen))
-    both = [start(settings[number], 2, number, port, tmp_path) for number in range(2)]
-    for process in both:
-        out, err = process.communicate(timeout=120)
+@pytest.mark.parametrize("other", ["train.seed=1", "train.epochs=50"])
+def test_workers_that_begin_differently_stop(other, corpus, tmp_path, begin):
+    settings = [write(corpus, tmp_path, "a", "train.run=r"), write(corpus, tmp_path, "b", "train.run=r", other)]
+    for process in begin(*settings):
+        out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 1, out + err
         assert err.strip().splitlines()[-1].startswith("error: The workers do not begin with the same")
+
+
+def test_a_port_that_is_taken(corpus, tmp_path, begin):
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", 0))
+        taken.listen()
+        settings = write(corpus, tmp_path, "busy", "train.run=busy")
+        first, _ = begin(settings, settings, port=taken.getsockname()[1])
+        out, err = first.communicate(timeout=SECONDS)
+    assert first.returncode == 1, out + err
+    assert err.strip().splitlines()[-1].startswith("error: Worker 1 cannot listen at 127.0.0.1:")
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -151,6 +184,7 @@ def test_a_worker_that_does_not_come(number, tmp_path):
         (("127.0.0.1:1", "0", "0"), "NUM_PROCESSES. Received: 0. Expected: at least 1"),
         (("127.0.0.1", "2", "0"), "JOB_ADDRESSES. Received: 127.0.0.1. Expected: host:port"),
         (("", "2", "0"), "JOB_ADDRESSES. Received: nothing"),
+        (("a:1,b:1,c:1", "2", "0"), "JOB_ADDRESSES. Received: a:1,b:1,c:1. Expected: host:port of the first"),
     ],
 )
 def test_variables_that_do_not_fit_are_refused(values, words, monkeypatch):
