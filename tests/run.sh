@@ -6,4 +6,4 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=environment.sh
 . "$here/environment.sh"
 cd "$here"
-exec python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

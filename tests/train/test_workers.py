@@ -21,7 +21,9 @@ EPOCHS = 5
 # All that is random is drawn alike by one process and by several: windows, dropout, mixed and masked segments.
 SETTINGS = (
     "features.segment_frames=80",
-    "model.network=simplecnn",
+    "model.network=cnn1",
+    "model.dense=[16]",
+    "model.dropout=0.2",
     f"train.epochs={EPOCHS}",
     "train.batch_size=8",
     "train.ema=0.5",
