@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -108,6 +109,8 @@ def joined(config: Config) -> Iterator[Config]:
     import jax
     from jax.experimental.multihost_utils import sync_global_devices
 
+    if team.number == 0:
+        _require_port(team.address)
     log(f"worker {team.number + 1} of {team.count} waits for the others at {team.address}")
     try:
         with _patience(team):
@@ -126,16 +129,25 @@ def joined(config: Config) -> Iterator[Config]:
         if not isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError):
             raise
         reason = str(error).splitlines()[0][:300] if str(error) else ""
-        if "RPC server" in reason:
-            raise PipelineError(
-                f"Worker 1 cannot listen at {team.address}: {reason}. Is an earlier one still there? Take another port."
-            ) from None
         if _is_of_the_team(error):
             raise PipelineError(
                 f"Worker {team.number + 1} of {team.count} has lost the others. See what they say, and start the same "
                 f"commands again on all of them; the training goes on from the last epoch. ({reason})"
             ) from None
         raise
+
+
+def _require_port(address: str) -> None:
+    """Raise a PipelineError if the first worker cannot listen there; jax may crash over that."""
+    port, dual = int(address.split(",")[0].rpartition(":")[2]), socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except (OSError, OverflowError) as error:
+        raise PipelineError(
+            f"Worker 1 cannot listen at {address}: {getattr(error, 'strerror', None) or error}. Is an earlier one "
+            "still there? Wait, or take another port."
+        ) from None
 
 
 @contextmanager
