@@ -26,6 +26,7 @@ SETTINGS = (
     "model.dropout=0.2",
     f"train.epochs={EPOCHS}",
     "train.batch_size=8",
+    "predict.batch_size=8",
     "train.ema=0.5",
     "train.split={name='per_class', test=0.2, validation=0.2}",
     "train.augment={mixup={alpha=0.4}, time_mask={width=10, count=1}}",
