@@ -63,7 +63,8 @@ def resample(config: Config, jobs: int) -> None:
     if changed:
         log(f"made again, as they are not what was written: {len(changed)} files such as {folder / names[changed[0]]}")
     newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
-    todo = [files[i] for i in np.flatnonzero(~newer)]
+    missing = np.flatnonzero(~newer)
+    todo = [files[i] for i in missing]
     if not todo:
         write_table(folder / "rejected.csv", Reject, [])
         log(f"0 files resampled to {rate} Hz, {len(names)} kept, 0 rejected")
@@ -71,7 +72,7 @@ def resample(config: Config, jobs: int) -> None:
         spread_script(root, folder, rate, todo)
     else:
         run_script(root, folder, rate, files, jobs)
-    made[~newer] = look(folder, [wav_name(file) for file in todo])
+    made[missing] = look(folder, [names[i] for i in missing])
     if not is_there(made).any():
         raise PipelineError(f"not one file of {root} could be used")
     if (made != sealed).any():

@@ -93,12 +93,8 @@ def data_parallel(config: Config) -> Iterator[None]:
         with tf.distribute.MirroredStrategy([name.upper() for name in chosen]).scope():
             yield
         return
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False))
-    try:
+    with keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False).scope():
         yield
-    finally:
-        keras.distribution.set_distribution(before)
 
 
 @contextmanager
@@ -112,12 +108,9 @@ def whole_batches() -> Iterator[None]:
         def get_data_layout(self, data_shape: tuple[int, ...]) -> Any:
             return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
 
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(Replicated(device_mesh=before.device_mesh, auto_shard_dataset=False))
-    try:
+    mesh = keras.distribution.distribution().device_mesh
+    with Replicated(device_mesh=mesh, auto_shard_dataset=False).scope():
         yield
-    finally:
-        keras.distribution.set_distribution(before)
 
 
 def restartable(trainer: keras.Model, open_stream: Callable[[], Iterator], batch_size: int) -> Any:
