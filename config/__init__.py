@@ -239,16 +239,15 @@ _SELECTORS = {"data": "source", "features": "recipe", "model": "network"}
 def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), mini: bool = False) -> Config:
     """Read a TOML file, apply ``section.key=value`` overrides in order, and check every key and type.
 
+    A file that begins with ``base = "best.toml"`` changes that other file of its folder, key by key, as overrides do.
     Choosing another part by an override drops the options that the file gave to its own choice, and with another
     source the name of the corpus.
 
     Raises:
         ConfigError: naming the key, what was received and what is accepted.
     """
-    tree = _read_toml(Path(path)) if path else {}
-    parsed = [_parse_override(override) for override in overrides]
-    for names, value in sorted(parsed, key=lambda item: not _chooses_part(item[0])):  # choices first, then options
-        _assign(tree, names, value)
+    tree = _read_with_base(Path(path)) if path else {}
+    _assign_all(tree, [_parse_override(override) for override in overrides])
     if mini:
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
@@ -400,6 +399,34 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the keys of a file, over those of its base."""
+    tree = _read_toml(path)
+    name = tree.pop("base", None)
+    if name is None:
+        return tree
+    if not isinstance(name, str) or not name or Path(name).name != name or path.with_name(name) in (*above, path):
+        raise ConfigError(
+            f"Invalid value for base in {path}. Received: {name!r}. Expected: another file of the same folder."
+        )
+    changed = _read_with_base(path.with_name(name), (*above, path))
+    _assign_all(changed, list(_leaves(tree)))
+    return changed
+
+
+def _leaves(tree: dict[str, Any], *above: str) -> typing.Iterator[tuple[list[str], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, *above, name)
+        else:
+            yield [*above, name], value
+
+
+def _assign_all(tree: dict[str, Any], changes: list[tuple[list[str], Any]]) -> None:
+    for names, value in sorted(changes, key=lambda item: not _chooses_part(item[0])):  # choices first, then options
+        _assign(tree, names, value)
 
 
 def _parse_override(text: str) -> tuple[list[str], Any]:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Export a trained run for use without this project: TensorFlow SavedModel (Serving), ONNX, LiteRT.
 
-python predict/exportModel.py --run runs/demo-birdclef                          # all three
-python predict/exportModel.py --run runs/demo-birdclef --format onnx --output /srv/models/birds
-saved_model_cli show --all --dir exports/demo-birdclef/savedmodel/1             # what it takes and gives
+python predict/exportModel.py --run runs/demo-residual                          # all three
+python predict/exportModel.py --run runs/demo-residual --format onnx --output /srv/models/birds
+saved_model_cli show --all --dir exports/demo-residual/savedmodel/1             # what it takes and gives
 
 Each has up to two forms. `segments` takes what the store holds of a segment, float32 [batch, frames, bins(, channels)]
 in the units of the recipe; `waveforms` takes sound, float32 [batch, samples] from -1 to 1 at the rate of the recipe,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A sanity check beside the network: a linear classifier on the mean spectrum of each recording.
 
-python predict/linearBaseline.py --run runs/demo-alexnet
+python predict/linearBaseline.py --run runs/demo-residual
 
 Trains logistic regression on the training side of the run and writes predict/<run>-linear.csv for the test part.
 What it reaches needs no network; what a network adds to it is what it learned about time and shape.

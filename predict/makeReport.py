@@ -2,7 +2,7 @@
 """Stage 6: one self-contained page about a run: corpus, spectrograms, learning curves, figures, confusions, cost.
 
 python predict/makeReport.py                         # the last run
-python predict/makeReport.py --run runs/demo-alexnet
+python predict/makeReport.py --run runs/demo-residual
 
 Writes runs/<name>/report.html and learning_curves.png. Results are those of the test part where its truth is
 known and it was predicted (stage 5), else those of the validation recordings.
@@ -40,7 +40,7 @@ from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
-from train.generateImages import draw, draw_beside_raw
+from train.generateImages import draw, draw_beside_raw, is_changed
 from train.hardware_log import read_hardware_log
 from train.metrics import average_precision, main_species
 from train.run import Run, last_run
@@ -168,20 +168,15 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
 
 def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
     """Return a segment of a recording as a figure with a caption in HTML; what a mask changes has the raw one above."""
-    view, features, buffer = views[0], config.features, io.BytesIO()
-    drawn = draw_beside_raw(*views, i, start, features) if is_masked(view) else draw(view, i, start, features)
+    view, buffer = views[0], io.BytesIO()
+    drawn = draw_beside_raw(*views, i, start, config) if is_changed(view, config) else draw(view, i, start, config)
     Image.fromarray(drawn).save(buffer, "PNG", optimize=True)
     shot = inline(buffer.getvalue(), "Spectrogram as the network sees it")
     return f"<figure>{shot}<figcaption>{caption}</figcaption></figure>"
 
 
-def is_masked(view: SegmentReader) -> bool:
-    """Tell whether a view differs from what was recorded."""
-    return view.mask or view.drop_columns
-
-
 def section_spectrograms(facts: Facts) -> str:
-    """Return examples, raw above masked, of as many species as there is room for."""
+    """Return examples, as recorded above where that differs, of as many species as there is room for."""
     features = facts.config.features
     views = open_views(facts.config, "train")
     view = views[0]
@@ -195,7 +190,7 @@ def section_spectrograms(facts: Facts) -> str:
         for class_id, i in sorted(examples.items())[:EXAMPLES]
     ]
     seconds = features.segment_frames / open_recipe(features).frame_rate
-    words = "Above as recorded, below as the network sees it; " if is_masked(view) else ""
+    words = "Above as recorded, below as the network sees it; " if is_changed(view, facts.config) else ""
     return (
         f"<p>{words}{seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
         f'<div class="shots">{"".join(shots)}</div>'

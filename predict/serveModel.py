@@ -2,7 +2,7 @@
 """A web page and a REST service that listen to birds with a trained run.
 
 python predict/serveModel.py                                     # the last run, on http://127.0.0.1:8000
-python predict/serveModel.py --run runs/demo-birdclef --port 9000 --seconds 60 --names names.csv
+python predict/serveModel.py --run runs/demo-residual --port 9000 --seconds 60 --names names.csv
 BIRDSONG_TOKEN=open-sesame python predict/serveModel.py --host 0.0.0.0   # asks for Authorization: Bearer open-sesame
 curl --data-binary @bird.mp3 http://127.0.0.1:8000/api/detect
 curl --form file=@bird.mp3 http://127.0.0.1:8000/api/detect

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Thresholds and calibration: from which score on a species counts as detected, and what a score means.
 
-python predict/thresholds.py --run runs/demo-birdclef                        # at most 1 of 1000 false alarms
-python predict/thresholds.py --run runs/demo-birdclef --precision 0.9        # nine of ten detections right
+python predict/thresholds.py --run runs/demo-residual                        # at most 1 of 1000 false alarms
+python predict/thresholds.py --run runs/demo-residual --precision 0.9        # nine of ten detections right
 python predict/thresholds.py --run runs/a --folds runs/cv-a                  # from all folds of a cross-validation
 python predict/thresholds.py --run runs/a --reviewed review/reviewed.csv     # from clips that a person has judged
 

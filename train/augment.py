@@ -187,6 +187,38 @@ class FrequencyRoll(Augmentation):
         return roll(images, 1, ops.round(self.uniform(ops.shape(images)[0], low=-most, high=most))), targets
 
 
+class Warp(Augmentation):
+    """Play faster or slower, and move the spectrogram up or down: other individuals, tempi and pitches.
+
+    The rate is drawn from U(1 - time, 1 + time); what is missing at the end begins anew. The shift is from U(-bins,
+    bins), in fractions of a bin too; beyond the edges the outermost bin goes on. Linear interpolation both ways.
+    """
+
+    def __init__(self, time: Annotated[float, Between(0, 0.5)] = 0.2, bins: Annotated[float, Between(0, 64)] = 2.0):
+        """See the class."""
+        super().__init__()
+        self.time, self.bins = time, bins
+
+    def call(self, images: Any, targets: Any) -> tuple[Any, Any]:
+        """Return warped images and unchanged targets."""
+        drawn = self.uniform(2, ops.shape(images)[0], 1, low=-1.0)
+        bins, frames = images.shape[1:3]
+        row = ops.clip(ops.arange(bins, dtype="float32")[None] + self.bins * drawn[0], 0, bins - 1)
+        column = ops.mod(ops.arange(frames, dtype="float32")[None] * (1 + self.time * drawn[1]), float(frames))
+        return interpolate(interpolate(images, 1, row), 2, column), targets
+
+
+def interpolate(values: Any, axis: int, position: Any) -> Any:
+    """Return every item of [batch, ...] at its own places along an axis, float [batch, places], around the end."""
+    size, before = values.shape[axis], ops.floor(position)
+    shape = [-1, *[1] * (len(values.shape) - 1)]
+    shape[axis] = position.shape[1]
+    part = ops.cast(ops.reshape(position - before, shape), values.dtype)
+    index = ops.reshape(ops.cast(before, "int32"), shape)
+    following = ops.take_along_axis(values, ops.mod(index + 1, size), axis=axis)
+    return (1 - part) * ops.take_along_axis(values, index, axis=axis) + part * following
+
+
 def roll(values: Any, axis: int, shift: Any) -> Any:
     """Roll every item of [batch, ...] along an axis by its own whole number, float [batch]."""
     size = values.shape[axis]
@@ -422,6 +454,7 @@ AUGMENTATIONS = {
     "time_mask": TimeMask,
     "time_roll": TimeRoll,
     "frequency_roll": FrequencyRoll,
+    "warp": Warp,
     "steady_drop": SteadyDrop,
     "decibel_threshold": DecibelThreshold,
     "gaussian_noise": GaussianNoise,

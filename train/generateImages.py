@@ -2,7 +2,7 @@
 """Pictures of what the network sees: one grey PNG per segment, low frequencies at the bottom.
 
 python train/generateImages.py                        # every training segment of the demo corpus
-python train/generateImages.py --raw --limit 50       # raw above masked
+python train/generateImages.py --raw --limit 50       # what was recorded above
 python train/generateImages.py --part test --out /tmp/pictures
 
 Writes birdclef_data/<corpus>/images/<ClassId>/<MediaId>_<k>.png, <k> counting the segments of a recording.
@@ -23,7 +23,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
 
-from config import Config, Features, PipelineError
+from config import Config, Model, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
@@ -32,40 +32,62 @@ from preprocess.whole import whole_file
 
 RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
 SPREAD = (1, 99.8)  # percentiles of a segment from black to white, where values are of another kind
+LEVELLED = ("segment", "both")  # ways of model.normalise that take the mean of every bin away
 GAP = 4  # white pixels between raw and masked
+STRIPE = 8  # pixels of what is steady
 SEGMENTS_PER_TASK = 256
 
 
-def to_picture(codes: np.ndarray, scale_factor: float, add_offset: float) -> np.ndarray:
-    """Return a segment [frames, bins] as grey levels, uint8 [bins, frames], low frequencies at the bottom."""
-    return to_levels(codes.astype(np.float32) * scale_factor + add_offset, RANGE)
-
-
 def to_levels(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Return values [frames, bins(, 3)] as levels between two limits, uint8 [bins, frames(, 3)]."""
+    """Return values [frames, bins(, 3)] as levels between two limits, uint8 [bins, frames(, 3)], the lowest last."""
     low, high = limits
     levels = (values - low) * (255 / max(high - low, 1e-6))
     return np.clip(levels, 0, 255).astype(np.uint8).swapaxes(0, 1)[::-1]
 
 
-def draw(view: SegmentReader, recording: int, start: int, features: Features) -> np.ndarray:
-    """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels."""
-    codes, encoding = view.read([recording], [start])[0], view.encoding
-    if features.recipe == "birdclef2016":
-        return to_picture(codes, encoding.scale_factor, encoding.add_offset)
-    values = codes.astype(np.float32) * encoding.scale_factor + encoding.add_offset
+def draw(view: SegmentReader, recording: int, start: int, config: Config, raw: bool = False) -> np.ndarray:
+    """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels.
+
+    With model.normalise = segment or both the model takes from every bin its mean over time, and what is left is drawn;
+    with both that mean is a stripe on the right. `raw` leaves it all in.
+    """
+    features, encoding = config.features, view.encoding
+    values = view.read([recording], [start])[0].astype(np.float32) * encoding.scale_factor + encoding.add_offset
     if encoding.dtype == "int16":  # sound: as the front end in the model sees it
         from train.frontend import open_frontend
 
         values = np.asarray(open_frontend(features, values.size)(values.reshape(1, -1)))[0]
     if values.ndim == 3 and values.shape[2] != 3:
         values = values[..., 0]
-    return to_levels(values, tuple(np.percentile(values, SPREAD)))
+    if not raw and config.model.normalise in LEVELLED:
+        return draw_levelled(values, config.model)
+    return to_levels(values, RANGE if features.recipe == "birdclef2016" else spread(values))
 
 
-def draw_beside_raw(
-    view: SegmentReader, raw: SegmentReader, recording: int, start: int, features: Features
-) -> np.ndarray:
+def draw_levelled(values: np.ndarray, model: Model) -> np.ndarray:
+    """Return the picture of values [frames, bins(, 3)] less the mean of every bin, with "both" that mean beside it."""
+    if model.dynamic_range:
+        values = np.maximum(values, values.max() - model.dynamic_range)
+    steady = values.mean(axis=0, keepdims=True)
+    moving = to_levels(values - steady, spread(values - steady))
+    if model.normalise != "both":
+        return moving
+    stripe = np.repeat(to_levels(steady, (steady.min(), steady.max())), STRIPE, axis=1)
+    return np.concatenate([moving, np.full_like(stripe[:, :GAP], 255), stripe], axis=1)
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Return what is black and what is white in values of no fixed range."""
+    low, high = np.percentile(values, SPREAD)
+    return float(low), float(high)
+
+
+def is_changed(view: SegmentReader, config: Config) -> bool:
+    """Tell whether the network sees something else than what was recorded."""
+    return view.mask or view.drop_columns or config.model.normalise in LEVELLED
+
+
+def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, start: int, config: Config) -> np.ndarray:
     """Return a segment as it was recorded, and below it as the network sees it, uint8 [2 * bins + GAP, frames].
 
     Where the view drops frames the two do not cover the same stretch: the raw one begins at the same share of the
@@ -73,9 +95,11 @@ def draw_beside_raw(
     """
     share = start / max(1, view.frames_left(recording) - view.segment_frames)
     latest = max(0, raw.frames_left(recording) - raw.segment_frames)
-    above = draw(raw, recording, round(min(1.0, share) * latest), features)
-    gap = np.full((GAP, *above.shape[1:]), 255, np.uint8)
-    return np.concatenate([above, gap, draw(view, recording, start, features)])
+    above = draw(raw, recording, round(min(1.0, share) * latest), config, raw=True)
+    below = draw(view, recording, start, config)
+    page = np.full((len(above) + GAP + len(below), *below.shape[1:]), 255, np.uint8)
+    page[: len(above), : above.shape[1]], page[-len(below) :] = above, below
+    return page
 
 
 def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: int) -> int:
@@ -118,9 +142,7 @@ def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw
     view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
     plain = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
     for recording, start, path in tasks:
-        pixels = (
-            draw_beside_raw(view, plain, recording, start, features) if raw else draw(view, recording, start, features)
-        )
+        pixels = draw_beside_raw(view, plain, recording, start, config) if raw else draw(view, recording, start, config)
         with whole_file(path) as partial:  # level 1: ten times faster than 9, a tenth larger
             Image.fromarray(pixels).save(partial, "PNG", compress_level=1)
 
@@ -132,7 +154,7 @@ def main() -> None:
     add_jobs_argument(parser)
     parser.add_argument("--part", choices=["train", "test"], default="train", help="default: train")
     parser.add_argument("--limit", type=int, default=0, help="so many pictures, 0: all (default: 0)")
-    parser.add_argument("--raw", action="store_true", help="the unmasked recording above")
+    parser.add_argument("--raw", action="store_true", help="what was recorded above")
     parser.add_argument("--out", type=Path, help="folder (default: birdclef_data/<corpus>/images)")
     args = parser.parse_args()
     if args.limit < 0:

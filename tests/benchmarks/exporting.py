@@ -1,6 +1,6 @@
 """The ONNX export against the same network in Keras, on the CPU, segment by segment in turn.
 
-python -m tests.benchmarks.exporting --run runs/demo-alexnet [--batch 32] [--repeats 9]
+python -m tests.benchmarks.exporting --run runs/dawnchorus-alexnet [--batch 32] [--repeats 9]
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """predict.sh on a folder of recordings, end to end, as a multiple of real time; start-up and memory measured apart.
 
-python -m tests.benchmarks.predicting --run runs/demo-alexnet [--hours 1] [--repeats 3]
-python -m tests.benchmarks.predicting --run runs/demo-alexnet --hours 3 --length 3600     # recordings of an hour each
+python -m tests.benchmarks.predicting --run runs/dawnchorus-alexnet [--hours 1] [--repeats 3]
+python -m tests.benchmarks.predicting --run runs/dawnchorus-alexnet --hours 3 --length 3600   # of an hour each
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The web service under load: many clients at once, the time each waits, and the memory of the process.
 
-python -m tests.benchmarks.serving --run runs/demo-birdclef [--clients 50] [--rounds 4] [--seconds 5]
+python -m tests.benchmarks.serving --run runs/demo-residual [--clients 50] [--rounds 4] [--seconds 5]
 """
 
 import argparse

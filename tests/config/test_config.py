@@ -232,6 +232,71 @@ class TestMini:
         assert load(write(tmp_path, to_toml(mini))) == mini
 
 
+class TestBase:
+    """A file that changes another one of its folder."""
+
+    @pytest.fixture
+    def below(self, tmp_path) -> Path:
+        (tmp_path / "below.toml").write_text(
+            """
+            [features]
+            recipe = "logmel"
+            mels = 40
+            [model]
+            network = "residual"
+            width = 24
+            [train]
+            epochs = 60
+            optimizer = { name = "sgd", momentum = 0.5 }
+            augment = { mixup = { alpha = 0.4 }, time_roll = {} }
+            """
+        )
+        return tmp_path
+
+    def test_changes_key_by_key_as_overrides_do(self, below):
+        text = """
+            base = "below.toml"
+            [features]
+            hop = 320
+            [model]
+            network = "alexnet"
+            dense = 16
+            [train]
+            batch_size = 8
+            optimizer = { momentum = 0.9 }
+            augment = { mixup = false, gain = { decibels = 3 } }
+            """
+        config = load(write(below, text))
+        overrides = ["features.hop=320", "model.network=alexnet", "model.dense=16", "train.batch_size=8"]
+        overrides += ["train.optimizer.momentum=0.9", "train.augment.mixup=false", "train.augment.gain.decibels=3"]
+        assert config == load(below / "below.toml", overrides)
+        assert (config.train.epochs, config.features.options) == (60, {"mels": 40, "hop": 320})
+        assert config.model.options == {"dense": 16}  # the width was one of another network
+        assert config.train.augment == {"time_roll": {}, "gain": {"decibels": 3}}
+        assert load(write(below, to_toml(config))) == config
+
+    def test_of_a_base(self, below):
+        (below / "middle.toml").write_text('base = "below.toml"\ntrain.epochs = 3\nmodel.width = 8')
+        config = load(write(below, 'base = "middle.toml"\ntrain.epochs = 4'), ["train.seed=5"])
+        assert (config.train.epochs, config.train.seed, config.model.options["width"]) == (4, 5, 8)
+
+    @pytest.mark.parametrize("name", ['"../secret.toml"', '"/etc/passwd"', '"own.toml"', "3", '""', '"loop.toml"'])
+    def test_is_another_file_of_the_folder(self, tmp_path, name):
+        (tmp_path / "loop.toml").write_text('base = "own.toml"')
+        (tmp_path / "own.toml").write_text(f"base = {name}")
+        with pytest.raises(ConfigError, match=r"Invalid value for base in .*\.toml.*another file of the same folder"):
+            load(tmp_path / "own.toml")
+
+    def test_that_is_missing(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"Cannot read the configuration .*nowhere\.toml: No such file"):
+            load(write(tmp_path, 'base = "nowhere.toml"'))
+
+    @pytest.mark.parametrize("text", ["train = 3", 'base = "below.toml"\ntrain = 3'])
+    def test_a_section_stays_a_table(self, below, text):
+        with pytest.raises(ConfigError, match="train"):
+            load(write(below, text))
+
+
 class TestFolderNames:
     @pytest.mark.parametrize("name", ["a/b", "/abs", "..", ".", "../up", "end/"])
     @pytest.mark.parametrize("key", ["data.corpus", "train.run"])
@@ -398,7 +463,7 @@ class TestRecipeLimits:
 class TestCommand:
     def test_prints_what_it_resolved_to(self, tmp_path):
         """What was given, and every option of recipe, front end and network besides."""
-        given = ["train.epochs=3", "model.dense=7", "features.recipe=waveform", "features.frontend.name=vggish"]
+        given = ["train.epochs=3", "model.width=7", "features.recipe=waveform", "features.frontend.name=vggish"]
         done = run_script("-m", "config", *(word for override in given for word in ("--set", override)), "--mini")
         assert done.returncode == 0, done.stderr
         assert tomllib.loads(done.stdout)["train"]["epochs"] == 1
@@ -410,11 +475,17 @@ class TestCommand:
         frontend = found.features.frontend
         assert frontend.name == "vggish"
         assert (frontend.options["high"], frontend.options["floor"], frontend.options["hop"]) == (7500.0, 0.01, 160)
-        assert found.model.options == {"dropout": 0.3, "dense": 7, "momentum": 0.9}
+        assert found.model.options == {
+            "width": 7,
+            "stages": [1, 1, 1, 1],
+            "pool": "mean",
+            "dropout": 0.2,
+            "momentum": 0.9,
+        }
 
     def test_prints_single_facts(self):
         done = run_script("-m", "config", "--set", "data.corpus=x", "--get", "corpus_dir", "run_dir")
-        assert done.stdout.splitlines() == [str(PROJECT / "birdclef_data" / "x"), str(PROJECT / "runs" / "x-birdclef")]
+        assert done.stdout.splitlines() == [str(PROJECT / "birdclef_data" / "x"), str(PROJECT / "runs" / "x-residual")]
 
     def test_a_mistake_ends_in_one_line_and_status_2(self):
         done = run_script("-m", "config", "--set", "train.epoch=3")

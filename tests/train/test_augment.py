@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 from keras import ops
 
@@ -275,6 +276,29 @@ def test_frequency_roll_stays_within_its_share():
         shifts += fits
     assert max(map(abs, shifts)) == 5
     assert len(set(shifts)) == 11
+
+
+def test_warp_against_interpolation_by_scipy():
+    """Images that hold their own places tell shift and rate; random ones then agree with another interpolation."""
+    bins, frames = 12, 40
+    rows = np.broadcast_to(np.arange(bins, dtype=np.float32)[None, :, None, None], (COUNT, bins, frames, 1))
+    columns = np.broadcast_to(np.arange(frames, dtype=np.float32)[None, None, :, None], (COUNT, bins, frames, 1))
+    noise = pictures(bins=bins, frames=frames)
+    moved, played, found = (run(opened("warp", time=0.25, bins=1.5), images) for images in (rows, columns, noise))
+    shifts, rates = moved[:, 5, 0, 0] - 5, played[:, 0, 1, 0]
+    assert -1.5 <= shifts.min() < -1.2 < 1.2 < shifts.max() <= 1.5
+    assert 0.75 <= rates.min() < 0.8 < 1.2 < rates.max() <= 1.25
+    assert abs(np.corrcoef(shifts, rates)[0, 1]) < 0.4
+    for item, before, shift, rate in zip(found, noise, shifts, rates, strict=True):
+        row = np.clip(np.arange(bins) + shift, 0, bins - 1)
+        column = np.arange(frames) * rate % frames
+        around = np.concatenate([before[..., 0], before[:, :1, 0]], axis=1)  # the end goes on with the beginning
+        expected = scipy.ndimage.map_coordinates(around, np.meshgrid(row, column, indexing="ij"), order=1)
+        np.testing.assert_allclose(item[..., 0], expected, atol=1e-4)
+
+
+def test_warp_by_nothing_leaves_all():
+    np.testing.assert_array_equal(run(opened("warp", time=0, bins=0), pictures()), pictures())
 
 
 def test_decibel_threshold_by_its_formula():

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 import config as configuration
-from config import Features, PipelineError
+from config import Model, PipelineError
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.conftest import PROJECT, run_script
 from tests.train.conftest import open_reader
-from train.generateImages import GAP, RANGE, draw, generate, to_picture
+from train.generateImages import GAP, RANGE, SPREAD, STRIPE, draw, draw_beside_raw, draw_levelled, generate, to_levels
+from train.network import Standardise
 
 FREQUENCIES = {"aaaaaa": 900, "bbbbbb": 2400, "cccccc": 4800}  # Hz, see conftest; a bin has 31.25 Hz
 
@@ -58,7 +59,7 @@ def test_one_picture_per_segment_in_the_folder_of_its_class(corpus, classes, rea
             path = tmp_path / classes[reader.media_id[i]] / f"{reader.media_id[i]}_{k}.png"
             with Image.open(path) as picture:
                 assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (310, 200))
-                np.testing.assert_array_equal(np.asarray(picture), draw(reader, i, start, Features()))
+                np.testing.assert_array_equal(np.asarray(picture), draw(reader, i, start, corpus))
 
 
 def test_low_frequencies_are_at_the_bottom(corpus, classes, tmp_path):
@@ -74,9 +75,9 @@ def test_low_frequencies_are_at_the_bottom(corpus, classes, tmp_path):
 
 
 def test_time_runs_from_left_to_right():
-    codes = np.zeros((3, 2), np.uint8)
-    codes[:, 0] = [90, 120, 150]  # bin 0, the lowest
-    picture = to_picture(codes, 0.05, -4.5)
+    values = np.full((3, 2), RANGE[0])
+    values[:, 0] = [0, 1.5, 3]  # bin 0, the lowest
+    picture = to_levels(values, RANGE)
     assert picture.shape == (2, 3)
     assert picture[1, 0] < picture[1, 1] < picture[1, 2]
     assert set(picture[0]) == {0}
@@ -86,7 +87,7 @@ def test_grey_levels_by_hand():
     """The ends of the range are black and white, its middle is grey, and what lies outside is clipped."""
     low, high = RANGE
     values = np.array([[low - 3, low, (low + high) / 2, high, high + 3]], np.float32)
-    np.testing.assert_allclose(to_picture(values, 1.0, 0.0)[::-1, 0], [0, 0, 127.5, 255, 255], atol=1)
+    np.testing.assert_allclose(to_levels(values, RANGE)[::-1, 0], [0, 0, 127.5, 255, 255], atol=1)
 
 
 def test_raw_shows_both(corpus, reader, tmp_path):
@@ -96,7 +97,7 @@ def test_raw_shows_both(corpus, reader, tmp_path):
     assert found_names(tmp_path / "both") == names
     shards = open_shards(features_folder(corpus), "train")
     plain = SegmentReader(shards, 310, False, False)
-    dropped = int(to_picture(np.zeros((1, 1), np.float32), 1.0, 0.0)[0, 0])  # the grey of the value 0
+    dropped = int(to_levels(np.zeros((1, 1)), RANGE)[0, 0])  # the grey of the value 0
     index = {media_id: i for i, media_id in enumerate(reader.media_id)}
     for name in names:
         both = np.asarray(Image.open(tmp_path / "both" / name))
@@ -105,9 +106,45 @@ def test_raw_shows_both(corpus, reader, tmp_path):
         np.testing.assert_array_equal(both[200 + GAP :], np.asarray(Image.open(tmp_path / "masked" / name)))
         recording, first = index[Path(name).stem.split("_")[0]], name.endswith("_0.png")
         start = 0 if first else plain.segment_starts(recording)[-1]
-        np.testing.assert_array_equal(both[:200], draw(plain, recording, start, Features()))
+        np.testing.assert_array_equal(both[:200], draw(plain, recording, start, corpus))
         above, below = ((part == dropped).mean() for part in (both[:200], both[200 + GAP :]))
         assert above < 0.1 < 0.3 < below  # the mask takes something away
+
+
+def test_what_is_steady_stands_on_the_right():
+    """By hand: a bin that never changes is one grey, and the stripe says how loud it is."""
+    values = np.zeros((20, 3), np.float32)
+    values[:, 1] = 30  # steady and loud
+    values[5:10, 2] = 60  # sings: 15 on average
+    moving = draw_levelled(values, Model(normalise="segment", dynamic_range=0))
+    assert moving.shape == (3, 20)
+    assert len(set(moving[2])) == len(set(moving[1])) == 1  # the lowest bin is at the bottom
+    np.testing.assert_array_equal(moving[2], moving[1])
+    np.testing.assert_array_equal(moving[0] == 255, (np.arange(20) >= 5) & (np.arange(20) < 10))
+    both = draw_levelled(values, Model(normalise="both", dynamic_range=0))
+    np.testing.assert_array_equal(both[:, :20], moving)
+    assert (both[:, 20 : 20 + GAP] == 255).all()
+    assert both.shape == (3, 20 + GAP + STRIPE)
+    assert both[:, -1].tolist() == [127, 255, 0]  # of 15, 30 and 0
+
+
+def test_pictures_are_those_of_the_model(corpus, reader):
+    """As the layer of the model has it, but for its scale."""
+    config = configuration.load(None, ["model.normalise=segment", "model.dynamic_range=3"])
+    layer = Standardise((200,), "segment", 3)
+    codes = reader.read([0], [0])
+    seen = layer(codes.astype(np.float32) * reader.encoding.scale_factor + reader.encoding.add_offset)
+    low, high = np.percentile(seen, SPREAD)
+    expected = np.clip((np.asarray(seen)[0, ::-1, :, 0] - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(draw(reader, 0, 0, config), expected, atol=1.01)
+
+
+def test_raw_is_as_wide_as_what_is_seen(corpus, reader):
+    config = configuration.load(None, ["model.normalise=both", "features.recipe=birdclef2016"])
+    page = draw_beside_raw(reader, reader, 0, 0, config)
+    assert page.shape == (200 + GAP + 200, 310 + GAP + STRIPE)
+    assert (page[:200, 310:] == 255).all()
+    np.testing.assert_array_equal(page[:200, :310], draw(reader, 0, 0, corpus))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

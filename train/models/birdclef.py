@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from config import Positive, Share
+from train.models.alexnet import fit, pool
 
 
 def build(
@@ -16,7 +17,7 @@ def build(
     """Build the network: 15,276,647 parameters at 999 classes.
 
     Args:
-        input_shape: frequency bins, frames, channels.
+        input_shape: frequency bins, frames, channels; 16 x 16 or more (see `alexnet.fit`).
         classes: number of outputs.
         dropout: after each of the two hidden dense layers.
         dense: units of the two hidden dense layers.
@@ -39,14 +40,14 @@ def build(
 
     image = keras.Input(input_shape)
     x = convolution(128, 16, strides=8)(image)
-    x = layers.MaxPooling2D()(x)
-    x = convolution(256, (5, 3))(x)  # 5 bins, 3 frames
+    x = pool(x)
+    x = convolution(256, fit(x, 5, 3))(x)  # 5 bins, 3 frames
     x = layers.BatchNormalization(momentum=momentum, epsilon=1e-5)(x)
-    x = layers.MaxPooling2D()(x)
+    x = pool(x)
     x = convolution(384, 3, padding="same")(x)
     x = convolution(384, 3, padding="same")(x)
     x = layers.BatchNormalization(momentum=momentum, epsilon=1e-5)(x)
-    x = layers.MaxPooling2D()(x)
+    x = pool(x)
     x = layers.Flatten()(x)
     for _ in range(2):
         x = layers.Dense(dense, activation="relu")(x)
