@@ -47,6 +47,7 @@ from train.run import Run, last_run
 
 EXAMPLES = 12  # spectrograms on the page
 MAX_MATRIX = 40  # species that still can be read in a confusion matrix
+MIN_ROWS = 128  # of a spectrogram; few bins become several rows each
 WORST = 15  # confusions and recordings listed
 MOST_COMPARED = 24  # segments of a recording
 MAX_POINTS = 600  # of a curve of the hardware; more are averaged
@@ -169,8 +170,10 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
 def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
     """Return a segment of a recording as a figure with a caption in HTML; what a mask changes has the raw one above."""
     view, buffer = views[0], io.BytesIO()
-    drawn = draw_beside_raw(*views, i, start, config) if is_changed(view, config) else draw(view, i, start, config)
-    Image.fromarray(drawn).save(buffer, "PNG", optimize=True)
+    seen = draw(view, i, start, config)
+    drawn = draw_beside_raw(*views, i, start, config) if is_changed(view, config) else seen
+    tall = np.repeat(drawn, max(1, MIN_ROWS // len(seen)), axis=0)
+    Image.fromarray(tall).save(buffer, "PNG", optimize=True)
     shot = inline(buffer.getvalue(), "Spectrogram as the network sees it")
     return f"<figure>{shot}<figcaption>{caption}</figcaption></figure>"
 
@@ -191,6 +194,7 @@ def section_spectrograms(facts: Facts) -> str:
     ]
     seconds = features.segment_frames / open_recipe(features).frame_rate
     words = "Above as recorded, below as the network sees it; " if is_changed(view, facts.config) else ""
+    words += "the stripe is what sounds all the time; " if facts.config.model.normalise == "both" else ""
     return (
         f"<p>{words}{seconds:.1f} s from left to right, low frequencies at the bottom.</p>"
         f'<div class="shots">{"".join(shots)}</div>'
