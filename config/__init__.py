@@ -141,6 +141,7 @@ class Train:
     teacher_weight: Share = 0.5  # share of the teacher's scores in the targets
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
     epoch_segments: Count = 0  # an epoch has at least so many segments: small corpora are gone through several times
+    epoch_limit: Count = 0  # an epoch has at most so many segments, others in every epoch; 0: no limit
     recording_segments: Count = 0  # an epoch has at most so many segments of a recording, drawn anew; 0: all
     balance: Share = 0.0  # draw segments of rare species more often, by (their number) ** -balance; 1: all alike
     random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch

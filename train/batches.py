@@ -1,6 +1,7 @@
 """Batches of training segments, in an order that follows from (seed, epoch) alone; by default each once per epoch."""
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,8 @@ class Batches:
             reader: the view.
             recordings: indices of the training recordings in the reader.
             targets: float32 [all recordings, classes], in the order of the reader; 1 is the main species.
-            train: batch_size, bag, seed, epoch_segments, recording_segments, balance, random_windows, random_padding
-                and noise_class are used.
+            train: batch_size, bag, seed, epoch_segments, epoch_limit, recording_segments, balance, random_windows,
+                random_padding and noise_class are used.
             needs: further segments per item: "companion" is of a recording of the same species, "noise" of `noise`.
             noise: the view of the frames that the mask took for noise.
 
@@ -65,7 +66,7 @@ class Batches:
         self.blocks = np.split(np.arange(len(self.owners)), np.flatnonzero(np.diff(self.owners)) + 1)  # of recordings
         most = train.recording_segments or len(self.owners)
         segments = sum(-(-min(len(block), most) // train.bag) * train.bag for block in self.blocks)
-        self.segments = max(segments, train.epoch_segments)  # per epoch
+        self.segments = min(max(segments, train.epoch_segments), train.epoch_limit or sys.maxsize)  # per epoch
         self.steps = -(-self.segments // (self.batch_size - self.noisy))
         self.same: dict[int, np.ndarray] = {}
         if "companion" in self.needs:

@@ -346,6 +346,20 @@ def test_a_small_corpus_is_gone_through_several_times(reader):
 
 
 @pytest.mark.parametrize("bag", [1, 2])
+def test_of_a_large_corpus_every_epoch_has_another_part(reader, bag):
+    count = len(list_segments(reader, RECORDINGS)[0])
+    batches = planned(reader, epoch_limit=6, epoch_segments=4, bag=bag, batch_size=2)
+    assert batches.steps == 3
+    epochs = [drawn(batches, epoch) for epoch in range(20)]
+    assert {len(order) for order in epochs} == {6}
+    assert all(len(set(order)) == 6 for order in epochs) or bag == 2  # a bag may hold a short recording twice
+    seen = set().union(*epochs)
+    assert len(seen) > 0.8 * count
+    assert epochs[0] == drawn(batches, 0) != epochs[1]
+    assert planned(reader, epoch_limit=10 * count).steps == planned(reader).steps
+
+
+@pytest.mark.parametrize("bag", [1, 2])
 def test_long_recordings_give_so_many_segments_and_others_in_the_next_epoch(reader, bag):
     whole = Counter(list_segments(reader, RECORDINGS)[0].tolist())
     most = max(whole.values()) - 1

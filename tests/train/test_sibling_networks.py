@@ -197,6 +197,14 @@ def test_pooling_of_features():
         np.testing.assert_allclose(found[pool], value, rtol=1e-5, atol=1e-6, err_msg=pool)
 
 
+@pytest.mark.parametrize(("classes", "width"), [(2, 24), (64, 24), (205, 32), (1024, 48), (16_384, 96)])
+def test_residual_width_follows_the_classes(classes, width):
+    """By hand: 24 (classes / 64) ** 0.25, in eights."""
+    build, options = open_network(configuration.Model("residual"))
+    assert options["width"] == 0
+    assert build((16, 16, 1), classes, **options).layers[1].filters == width
+
+
 def test_residual_stages_halve_the_image():
     network = build("resnet", (64, 96, 1), 5)
     added = shapes(network, kinds.Add)

@@ -5,14 +5,14 @@ from typing import Any
 import keras
 from keras import layers
 
-from config import Positive, Share
+from config import Count, Positive, Share
 from train.models.resnet import Pool, finish
 
 
 def build(
     input_shape: tuple[int, int, int],
     classes: int,
-    width: Positive = 32,
+    width: Count = 0,
     stages: tuple[Positive, ...] = (1, 1, 1, 1),
     pool: Pool = "mean",
     dropout: Share = 0.2,
@@ -23,7 +23,7 @@ def build(
     Args:
         input_shape: frequency bins, frames, channels; any size.
         classes: number of outputs.
-        width: filters of the first stage; every stage doubles them.
+        width: filters of the first stage; every stage doubles them. 0: by the number of classes, see `choose_width`.
         stages: blocks of two convolutions in each stage; every stage halves the image.
         pool: of the features over the image: see `resnet.pool_features`.
         dropout: before the logits.
@@ -32,6 +32,8 @@ def build(
     Returns:
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
     """
+
+    width = width or choose_width(classes)
 
     def activate(x: Any) -> Any:
         return layers.ReLU()(layers.BatchNormalization(momentum=momentum)(x))
@@ -56,3 +58,11 @@ def build(
             branch = convolve(activate(branch), filters)
             x = layers.Add()([branch, shortcut])
     return finish(image, activate(x), classes, dropout, "residual", pool)
+
+
+def choose_width(classes: int) -> int:
+    """Return 24 filters up to 64 classes and more for more, by the fourth root of their number: 48 for 1,000.
+
+    So parameters grow with its square root: 0.7 million for 16 classes, 3.1 for 999.
+    """
+    return max(24, 8 * round(3 * (classes / 64) ** 0.25))
