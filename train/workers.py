@@ -117,7 +117,7 @@ def joined(config: Config) -> Iterator[Config]:
             keras.distribution.initialize()
         with contextlib.ExitStack() as while_training:
             if team.number:
-                config = while_training.enter_context(_aside(config))
+                config = while_training.enter_context(aside(config))
             sync_global_devices("the run is copied")  # the first one must not change it before
             if team.number:
                 log(f"worker {team.number + 1} helps; worker 1 reports and writes {config.run_dir.name}")
@@ -178,10 +178,11 @@ def _is_of_the_team(error: Exception) -> bool:
 
 
 @contextmanager
-def _aside(config: Config) -> Iterator[Config]:
+def aside(config: Config) -> Iterator[Config]:
     """Give a configuration whose run is a copy of the real one, in a folder that is removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a worker that was killed
-        if not psutil.pid_exists(int(left.name.removeprefix(PREFIX).partition("-")[0])):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         name, skipped = config.run_dir.name, shutil.ignore_patterns("tensorboard", "epoch_*", "*.html", "*.png")

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from config import ConfigError
 from tests.conftest import PROJECT
 from tests.train.conftest import derived
 from train.run import Run
-from train.workers import VARIABLES, Team, joined, read_team
+from train.workers import VARIABLES, Team, aside, joined, read_team
 
 EPOCHS = 5
 # All that is random is drawn alike by one process and by several: windows, dropout, mixed and masked segments.
@@ -212,3 +213,13 @@ def test_tensorflow_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="set KERAS_BACKEND=jax"), joined(configuration.load(None)):
         pass
+
+
+def test_what_a_killed_worker_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine, foreign, dead = (f"birdsong-worker-{owner}-x" for owner in (os.getpid(), "of-somebody", 2**30))
+    for name in (mine, foreign, dead):
+        (tmp_path / name).mkdir()
+    with aside(configuration.load(None, [f'train.folder="{tmp_path}/runs"'])) as config:
+        assert config.run_dir.parent.parent == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine, foreign])
