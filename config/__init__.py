@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PREDICTIONS = Path(os.environ.get("BIRDSONG_PREDICTIONS", PROJECT / "predict"))  # where run files are written
 VERSION = "0.1.0"  # of this software, as in pyproject.toml
 MAX_CONFIG_BYTES = 1 << 20
+MAX_BASES = 8  # files that change each other
 
 
 class PipelineError(Exception):
@@ -141,7 +142,7 @@ class Train:
     teacher_weight: Share = 0.5  # share of the teacher's scores in the targets
     background_weight: Share = 0.0  # weight of a recording's background species as positives; 0: ignored
     epoch_segments: Count = 0  # an epoch has at least so many segments: small corpora are gone through several times
-    epoch_limit: Count = 0  # an epoch has at most so many segments, others in every epoch; 0: no limit
+    epoch_limit: Count = 0  # an epoch has at most so many segments, whatever epoch_segments says; 0: no limit
     recording_segments: Count = 0  # an epoch has at most so many segments of a recording, drawn anew; 0: all
     balance: Share = 0.0  # draw segments of rare species more often, by (their number) ** -balance; 1: all alike
     random_windows: bool = True  # segments start anywhere in a recording, drawn anew for every epoch
@@ -228,6 +229,7 @@ class Config:
 MINI = {
     "data.limit": 24,
     "train.epochs": 1,
+    "train.epoch_segments": 0,
     "train.batch_size": 8,
     "train.warmup_epochs": 0.0,
     "train.split.name": "grouped",
@@ -408,21 +410,30 @@ def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     name = tree.pop("base", None)
     if name is None:
         return tree
-    if not isinstance(name, str) or not name or Path(name).name != name or path.with_name(name) in (*above, path):
-        raise ConfigError(
-            f"Invalid value for base in {path}. Received: {name!r}. Expected: another file of the same folder."
-        )
-    changed = _read_with_base(path.with_name(name), (*above, path))
-    _assign_all(changed, list(_leaves(tree)))
-    return changed
+    if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .+-]*\.toml", name):
+        expected = "the name of another .toml file of the same folder"
+    elif path.with_name(name) in (*above, path):
+        expected = "a file that is not based on this one"
+    elif len(above) == MAX_BASES:
+        expected = f"none after {MAX_BASES} others"
+    else:
+        changed = _read_with_base(path.with_name(name), (*above, path))
+        _assign_all(changed, list(_changes(tree)))
+        return changed
+    raise ConfigError(f"Invalid value for base in {path}. Received: {name!r}. Expected: {expected}.")
 
 
-def _leaves(tree: dict[str, Any], *above: str) -> typing.Iterator[tuple[list[str], Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, *above, name)
-        else:
-            yield [*above, name], value
+def _changes(tree: dict[str, Any]) -> typing.Iterator[tuple[list[str], Any]]:
+    """Yield what a file changes, by the names that `--set` takes: the entries of tables one by one, each whole."""
+    for section, keys in tree.items():
+        if not isinstance(keys, dict):
+            yield [section], keys
+            continue
+        for key, value in keys.items():
+            if isinstance(value, dict) and value:
+                yield from (([section, key, name], item) for name, item in value.items())
+            else:
+                yield [section, key], value
 
 
 def _assign_all(tree: dict[str, Any], changes: list[tuple[list[str], Any]]) -> None:
@@ -443,7 +454,7 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
 
 def _chooses_part(names: list[str]) -> bool:
     """Tell whether a key chooses a part by name: data.source, model.network, train.optimizer.name, ..."""
-    return names[1:] == [_SELECTORS.get(names[0])] or (len(names) == 3 and names[2] == "name")
+    return names[1:] == [_SELECTORS.get(names[0])] or (len(names) == 3 and names[2] == "name" and names[0] in _SECTIONS)
 
 
 def _default_choice(names: list[str]) -> Any:

@@ -168,7 +168,7 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
 
 
 def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
-    """Return a segment of a recording as a figure with a caption in HTML; what a mask changes has the raw one above."""
+    """Return a segment of a recording as a figure in HTML, below what was recorded where that differs."""
     view, buffer = views[0], io.BytesIO()
     seen = draw(view, i, start, config)
     drawn = draw_beside_raw(*views, i, start, config) if is_changed(view, config) else seen

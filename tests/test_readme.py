@@ -9,7 +9,10 @@ import sys
 import pytest
 
 import config as configuration
+from preprocess.recipes import open_recipe
 from tests.conftest import PROJECT
+from train.losses import open_loss
+from train.network import build_model, build_trainer
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "docs").glob("*.md")))]
@@ -52,7 +55,14 @@ def test_command_exists_with_its_options(command):
     if "--config" in words and not words[words.index("--config") + 1].startswith(("CONFIG", "runs/")):
         assert (PROJECT / words[words.index("--config") + 1]).exists()
     settings = [words[i + 1] for i, word in enumerate(words) if word == "--set" and "=" in words[i + 1]]
-    configuration.load(None, settings)
+    if "--config" in shown:
+        path = words[words.index("--config") + 1] if "--config" in words else "config/demo.toml"
+        config = configuration.load(PROJECT / path if (PROJECT / path).is_file() else None, settings)
+        if any(setting.startswith(("model.", "features.", "train.")) for setting in settings):
+            recipe = open_recipe(config.features)  # as stage 0 checks it
+            build_trainer(
+                config, build_model(config, recipe.encoding, recipe.shape, 2), open_loss(config.train.loss), 1
+            )
 
 
 def test_reason_codes_are_those_of_the_source():

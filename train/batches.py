@@ -19,7 +19,8 @@ class Batches:
 
     All batches have the same size: the last one of an epoch is filled up from the epoch's beginning. With bags, an
     epoch holds every recording once for each `bag` segments that it has, and `bag` segments in a row are of one.
-    With train.balance, segments (or bags) are drawn with replacement instead.
+    With train.balance, segments (or bags) are drawn with replacement instead. train.epoch_segments, recording_segments
+    and epoch_limit make an epoch longer or shorter.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Pictures of what the network sees: one grey PNG per segment, low frequencies at the bottom.
+"""Pictures of what the network sees: one PNG per segment, low frequencies at the bottom.
+
+Where model.normalise takes its mean over time from every bin, so do the pictures; the means are a stripe on the right.
 
 python train/generateImages.py                        # every training segment of the demo corpus
 python train/generateImages.py --raw --limit 50       # what was recorded above
@@ -33,7 +35,7 @@ from preprocess.whole import whole_file
 RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
 SPREAD = (1, 99.8)  # percentiles of a segment from black to white, where values are of another kind
 LEVELLED = ("segment", "both")  # ways of model.normalise that take the mean of every bin away
-GAP = 4  # white pixels between raw and masked
+GAP = 4  # white pixels between what was recorded and what is seen, and before the stripe
 STRIPE = 8  # pixels of what is steady
 SEGMENTS_PER_TASK = 256
 
@@ -49,7 +51,8 @@ def draw(view: SegmentReader, recording: int, start: int, config: Config, raw: b
     """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels.
 
     With model.normalise = segment or both the model takes from every bin its mean over time, and what is left is drawn;
-    with both that mean is a stripe on the right. `raw` leaves it all in.
+    with both that mean is a stripe on the right, GAP + STRIPE more columns. `raw` leaves it all in. Scales that are the
+    same for all segments, such as the deviation of a bin, are left out.
     """
     features, encoding = config.features, view.encoding
     values = view.read([recording], [start])[0].astype(np.float32) * encoding.scale_factor + encoding.add_offset
@@ -69,7 +72,8 @@ def draw_levelled(values: np.ndarray, model: Model) -> np.ndarray:
     if model.dynamic_range:
         values = np.maximum(values, values.max() - model.dynamic_range)
     steady = values.mean(axis=0, keepdims=True)
-    moving = to_levels(values - steady, spread(values - steady))
+    moving = values - steady
+    moving = to_levels(moving, spread(moving))
     if model.normalise != "both":
         return moving
     stripe = np.repeat(to_levels(steady, (steady.min(), steady.max())), STRIPE, axis=1)
@@ -88,7 +92,7 @@ def is_changed(view: SegmentReader, config: Config) -> bool:
 
 
 def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, start: int, config: Config) -> np.ndarray:
-    """Return a segment as it was recorded, and below it as the network sees it, uint8 [2 * bins + GAP, frames].
+    """Return a segment as it was recorded, and below it as the network sees it, uint8 [2 * bins + GAP, columns].
 
     Where the view drops frames the two do not cover the same stretch: the raw one begins at the same share of the
     recording.
@@ -154,7 +158,7 @@ def main() -> None:
     add_jobs_argument(parser)
     parser.add_argument("--part", choices=["train", "test"], default="train", help="default: train")
     parser.add_argument("--limit", type=int, default=0, help="so many pictures, 0: all (default: 0)")
-    parser.add_argument("--raw", action="store_true", help="what was recorded above")
+    parser.add_argument("--raw", action="store_true", help="draw what was recorded above it")
     parser.add_argument("--out", type=Path, help="folder (default: birdclef_data/<corpus>/images)")
     args = parser.parse_args()
     if args.limit < 0:

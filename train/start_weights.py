@@ -1,6 +1,6 @@
 """Starting weights by model.start, and the part of the network that model.freeze keeps as it started.
 
-model.start = "runs/NAME"                    an earlier run: its best weights by val_map
+model.start = "runs/NAME"                    an earlier run: the weights that its train.monitor names
 model.start = "runs/NAME/best_....weights.h5"   ... or a certain file of it
 model.start = "vggish_model.ckpt"            network vggish: the AudioSet checkpoint (TensorFlow's, or as .npz)
 model.start = "imagenet"                     network application: from Keras, which downloads them once

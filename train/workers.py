@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -182,7 +183,7 @@ def aside(config: Config) -> Iterator[Config]:
     """Give a configuration whose run is a copy of the real one, in a folder that is removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by a worker that was killed
         owner = left.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+        if re.fullmatch(r"[0-9]{1,9}", owner) and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         name, skipped = config.run_dir.name, shutil.ignore_patterns("tensorboard", "epoch_*", "*.html", "*.png")

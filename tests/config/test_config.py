@@ -280,18 +280,59 @@ class TestBase:
         config = load(write(below, 'base = "middle.toml"\ntrain.epochs = 4'), ["train.seed=5"])
         assert (config.train.epochs, config.train.seed, config.model.options["width"]) == (4, 5, 8)
 
-    @pytest.mark.parametrize("name", ['"../secret.toml"', '"/etc/passwd"', '"own.toml"', "3", '""', '"loop.toml"'])
-    def test_is_another_file_of_the_folder(self, tmp_path, name):
+    def test_tables_are_changed_entry_by_entry(self, below):
+        """Empty sections change nothing, an empty table empties, entries of tables are replaced whole."""
+        (below / "search.toml").write_text(
+            'base = "below.toml"\n[train.augment]\noverlap = false\n[tune.space]\n'
+            '"train.batch_size" = [8, 16]\n"train.ema" = { low = 0.1, high = 0.9, step = 0.1 }'
+        )
+        text = """
+            base = "search.toml"
+            [features]
+            [data]
+            [train.augment]
+            overlap = { share = 0.3 }
+            mixup = { targets = "max" }
+            [tune.space]
+            "train.batch_size" = { low = 8, high = 32 }
+            "train.ema" = { low = 0.5, high = 0.9, log = true }
+            """
+        config = load(write(below, text))
+        assert config.features == load(below / "below.toml").features
+        assert config.train.augment == {"time_roll": {}, "overlap": {"share": 0.3}, "mixup": {"targets": "max"}}
+        assert config.tune.space["train.batch_size"] == {"low": 8, "high": 32}
+        assert config.tune.space["train.ema"] == {"low": 0.5, "high": 0.9, "log": True}
+        assert load(write(below, 'base = "below.toml"\ntrain.augment = {}')).train.augment == {}
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ('"../secret.toml"', "another .toml file of the same folder"),
+            ('"/etc/passwd"', "another .toml file of the same folder"),
+            ('".."', "another .toml file of the same folder"),
+            ('"a\\u0000.toml"', "another .toml file of the same folder"),
+            ("3", "another .toml file of the same folder"),
+            ('""', "another .toml file of the same folder"),
+            ('"own.toml"', "a file that is not based on this one"),
+            ('"loop.toml"', "a file that is not based on this one"),
+            ('"chain0.toml"', "none after 8 others"),
+        ],
+    )
+    def test_is_another_file_of_the_folder(self, tmp_path, name, words):
         (tmp_path / "loop.toml").write_text('base = "own.toml"')
+        for k in range(9):
+            (tmp_path / f"chain{k}.toml").write_text(f'base = "chain{k + 1}.toml"')
         (tmp_path / "own.toml").write_text(f"base = {name}")
-        with pytest.raises(ConfigError, match=r"Invalid value for base in .*\.toml.*another file of the same folder"):
+        with pytest.raises(ConfigError, match=rf"Invalid value for base in .*\.toml.*{words}"):
             load(tmp_path / "own.toml")
 
     def test_that_is_missing(self, tmp_path):
         with pytest.raises(ConfigError, match=r"Cannot read the configuration .*nowhere\.toml: No such file"):
             load(write(tmp_path, 'base = "nowhere.toml"'))
 
-    @pytest.mark.parametrize("text", ["train = 3", 'base = "below.toml"\ntrain = 3'])
+    @pytest.mark.parametrize(
+        "text", ["train = 3", 'base = "below.toml"\ntrain = 3', 'base = "below.toml"\n[trains.split]\nname = "x"']
+    )
     def test_a_section_stays_a_table(self, below, text):
         with pytest.raises(ConfigError, match="train"):
             load(write(below, text))

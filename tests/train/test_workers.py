@@ -217,9 +217,9 @@ def test_tensorflow_is_refused(monkeypatch):
 
 def test_what_a_killed_worker_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    mine, foreign, dead = (f"birdsong-worker-{owner}-x" for owner in (os.getpid(), "of-somebody", 2**30))
-    for name in (mine, foreign, dead):
+    mine, foreign, large, dead = (f"birdsong-worker-{who}-x" for who in (os.getpid(), "of-somebody", 10**10, 10**8))
+    for name in (mine, foreign, large, dead):
         (tmp_path / name).mkdir()
     with aside(configuration.load(None, [f'train.folder="{tmp_path}/runs"'])) as config:
         assert config.run_dir.parent.parent == tmp_path
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine, foreign])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine, foreign, large])
