@@ -3,7 +3,7 @@
 
 python predict/evaluate.py predict/demo-residual.csv --truth birdclef_data/demo/truth.csv
 python predict/evaluate.py run.csv --truth truth.csv --json
-python predict/evaluate.py run.csv --truth truth.csv --run runs/demo-residual    # was it trained on some of them?
+python predict/evaluate.py run.csv --truth truth.csv --run runs/demo-residual  # was it trained on some of them?
 
 The truth has the columns MediaId, ClassId, BackgroundClassIds (separated by commas, may be empty).
 

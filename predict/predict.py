@@ -2,7 +2,7 @@
 """Stage 5: rank the species of recordings with a trained run, and find when each is heard.
 
 python predict/predict.py                              # test set of the last run
-python predict/predict.py --run runs/demo-residual      # test set of a certain run
+python predict/predict.py --run runs/demo-residual     # test set of a certain run
 python predict/predict.py path/to/recordings --top 5   # folders and files of audio
 python predict/predict.py day1 day2 --format csv --format raven   # detections with start and end
 python predict/predict.py --run runs/a --run runs/b    # the mean scores of several runs
