@@ -2,7 +2,7 @@
 """One self-contained page over many runs: bars of MAP and top-1, learning curves, and the settings that differ.
 
 python train/compareRuns.py                                  # all of runs/
-python train/compareRuns.py /disk/runs runs/demo-residual     # folders of runs, or single runs
+python train/compareRuns.py /disk/runs runs/demo-residual    # folders of runs, or single runs
 python train/compareRuns.py --output comparison.html
 
 Figures are those of the validation recordings with the weights that train.monitor names; runs on different corpora, or
