@@ -187,7 +187,10 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
     outputs, classes = model.output_shape[-1], loss.classes(model.output_shape[-1])
     layers = open_augmentations(config.train.augment, open_recipe(config.features), config.train.bag)
     if "steady_drop" in config.train.augment and config.model.normalise != "both":
-        raise ConfigError("train.augment.steady_drop needs model.normalise = both.")
+        raise ConfigError(
+            "train.augment.steady_drop needs model.normalise = both. "
+            "Leave it out: --set train.augment.steady_drop=false."
+        )
     with precision(config.train.precision):
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
