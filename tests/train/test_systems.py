@@ -120,7 +120,17 @@ def test_it_learns_and_predicts(corpus, tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["best", "demo", "bogart2021", "jibjib2018", "jibjib2018-lstm", "passau2024", "sprengel2016", "toddstep2023"],
+    [
+        "best",
+        "demo",
+        "esc10-alexnet",
+        "bogart2021",
+        "jibjib2018",
+        "jibjib2018-lstm",
+        "passau2024",
+        "sprengel2016",
+        "toddstep2023",
+    ],
 )
 def test_the_systems_fit_together(name):
     """Recipe, network, loss and augmentations of every file in config/, as stage 0 opens them."""
