@@ -40,7 +40,7 @@ from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
-from train.generateImages import draw, draw_beside_raw, is_changed
+from train.generateImages import GAP, draw, draw_beside_raw, is_changed
 from train.hardware_log import read_hardware_log
 from train.metrics import average_precision, main_species
 from train.run import Run, last_run
@@ -170,9 +170,10 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
 def spectrogram(config: Config, views: tuple[SegmentReader, SegmentReader], i: int, start: int, caption: str) -> str:
     """Return a segment of a recording as a figure in HTML, below what was recorded where that differs."""
     view, buffer = views[0], io.BytesIO()
-    seen = draw(view, i, start, config)
-    drawn = draw_beside_raw(*views, i, start, config) if is_changed(view, config) else seen
-    tall = np.repeat(drawn, max(1, MIN_ROWS // len(seen)), axis=0)
+    changed = is_changed(view, config)
+    drawn = draw_beside_raw(*views, i, start, config) if changed else draw(view, i, start, config)
+    rows = (len(drawn) - GAP) // 2 if changed else len(drawn)
+    tall = np.repeat(drawn, max(1, MIN_ROWS // rows), axis=0)
     Image.fromarray(tall).save(buffer, "PNG", optimize=True)
     shot = inline(buffer.getvalue(), "Spectrogram as the network sees it")
     return f"<figure>{shot}<figcaption>{caption}</figcaption></figure>"
