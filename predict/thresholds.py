@@ -131,7 +131,7 @@ def samples_of_run(target: Run) -> Samples:
     logits = segment_logits(model, data.reader, owners, starts, config.predict.batch_size)
     scores = np.stack([loss.segment_scores(own).max(axis=0) for own in split(logits, owners, chosen)])
     truth = np.zeros(scores.shape)
-    truth[data.background[chosen]] = np.nan
+    truth[data.background[chosen].toarray()] = np.nan
     truth[np.arange(len(chosen)), data.labels[chosen]] = 1
     return Samples(scores.astype(np.float64), truth)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from config import PipelineError, Train
 from preprocess.segments import SegmentReader, list_segments
@@ -27,7 +28,7 @@ class Batches:
         self,
         reader: SegmentReader,
         recordings: np.ndarray,
-        targets: np.ndarray,
+        targets: np.ndarray | csr_array,
         train: Train,
         needs: Sequence[str] = (),
         noise: SegmentReader | None = None,
@@ -37,7 +38,7 @@ class Batches:
         Args:
             reader: the view.
             recordings: indices of the training recordings in the reader.
-            targets: float32 [all recordings, classes], in the order of the reader; 1 is the main species.
+            targets: float32 [all recordings, classes], in the order of the reader; the largest is the main species.
             train: batch_size, bag, seed, epoch_segments, epoch_limit, recording_segments, balance, random_windows,
                 random_padding and noise_class are used.
             needs: further segments per item: "companion" is of a recording of the same species, "noise" of `noise`.
@@ -46,7 +47,7 @@ class Batches:
         Raises:
             PipelineError: if noise is needed and there is none, or bags do not fit into a batch.
         """
-        self.reader, self.recordings, self.targets, self.train = reader, recordings, targets, train
+        self.reader, self.recordings, self.targets, self.train = reader, recordings, csr_array(targets), train
         self.needs, self.noise = tuple(needs), noise
         self.owners, self.starts = list_segments(reader, recordings)
         self.batch_size = train.batch_size
@@ -71,7 +72,7 @@ class Batches:
         self.steps = -(-self.segments // (self.batch_size - self.noisy))
         self.same: dict[int, np.ndarray] = {}
         if "companion" in self.needs:
-            main = targets[recordings].argmax(axis=1)
+            main = self._main(recordings)
             self.same = {int(i): recordings[main == label] for i, label in zip(recordings, main, strict=True)}
         if "noise" in self.needs or self.noisy:
             self.sources = recordings[noise.lengths[recordings] > 0] if noise else recordings[:0]
@@ -98,7 +99,7 @@ class Batches:
         for low in range(0, len(order), take):
             part = slice(low, low + take)
             owners = self.owners[order[part]]
-            batch = [self.reader.read(owners, starts[part]), self.targets[owners]]
+            batch = [self.reader.read(owners, starts[part]), self.targets[owners].toarray()]
             if self.noisy:
                 quiet = np.zeros((self.noisy, self.targets.shape[1]), np.float32)
                 quiet[:, -1] = 1
@@ -114,7 +115,7 @@ class Batches:
         bags = self._bags(rng)
         wanted = -(-self.segments // self.train.bag)
         if self.train.balance:
-            species = self.targets[self.owners[bags[:, 0]]].argmax(axis=1)
+            species = self._main(self.owners[bags[:, 0]])
             weights = np.bincount(species)[species] ** -self.train.balance
             order = rng.choice(len(bags), wanted, p=weights / weights.sum())
         else:
@@ -132,6 +133,11 @@ class Batches:
             own = rng.permutation(block)[: most or None]
             bags += [np.resize(own[low : low + bag], bag) for low in range(0, len(own), bag)]
         return np.array(bags)
+
+    def _main(self, recordings: np.ndarray) -> np.ndarray:
+        """Return the main species of recordings, int [n]."""
+        parts = np.array_split(recordings, max(1, len(recordings) // 1000))
+        return np.concatenate([self.targets[part].toarray().argmax(axis=1) for part in parts])
 
     def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return a segment of another recording of the same species per item; noise goes with itself."""

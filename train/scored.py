@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from config import PipelineError
 from train.metrics import average_precision, in_top, main_species
@@ -70,8 +71,8 @@ def ensemble(members: Sequence[Scored]) -> Scored:
 
 
 def soften(
-    targets: np.ndarray, media_ids: Sequence[str], classes: Sequence[str], teacher: Path, weight: float
-) -> np.ndarray:
+    targets: csr_array, media_ids: Sequence[str], classes: Sequence[str], teacher: Path, weight: float
+) -> csr_array:
     """Return targets mixed with a teacher's scores (Hinton et al. 2015, arXiv 1503.02531).
 
     The scores are of networks that had not seen the recording they score, so they are not simply its label again.
@@ -100,6 +101,8 @@ def soften(
         raise PipelineError(f"Invalid value for train.teacher: {teacher} has scored none of these recordings.")
     columns = [scored.classes.index(name) for name in classes]
     found = scored.scores[[row_of[media_ids[i]] for i in known]][:, columns]
-    softened = targets.copy()
-    softened[known] = (1 - weight) * targets[known] + weight * found
-    return softened
+    kept = np.ones((len(media_ids), 1), np.float32)
+    kept[known] -= weight
+    where = (np.repeat(known, len(classes)), np.tile(np.arange(len(classes)), len(known)))
+    soft = csr_array((found.astype(np.float32).ravel() * np.float32(weight), where), targets.shape)
+    return csr_array(targets.multiply(kept) + soft)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from config import PROJECT, Config, PipelineError, Train
 from config.commandline import add_config_arguments, load_config, log, run
@@ -59,7 +60,7 @@ class Dataset:
     reader: SegmentReader
     species: list[Species]
     labels: np.ndarray  # int [recordings]
-    background: np.ndarray  # bool [recordings, classes]
+    background: csr_array  # bool [recordings, classes]; whole corpora would not fit into memory as dense arrays
     sides: np.ndarray  # str [recordings]: train, validation or holdout
 
     def side(self, name: str) -> np.ndarray:
@@ -67,7 +68,7 @@ class Dataset:
         found = np.flatnonzero(self.sides == name)
         return self.side("train") if name == "validation" and not len(found) else found
 
-    def targets(self, train: Train) -> np.ndarray:
+    def targets(self, train: Train) -> csr_array:
         """Return float32 [recordings, classes]: 1 for the main species, train.background_weight for background species.
 
         With a teacher they are mixed with its scores; with a noise class there is one more column, 0 for all of them.
@@ -75,12 +76,14 @@ class Dataset:
         Raises:
             PipelineError: if the teacher cannot be used.
         """
-        targets = self.background.astype(np.float32) * np.float32(train.background_weight)
-        targets[np.arange(len(self.labels)), self.labels] = 1
+        count = len(self.labels)
+        main = csr_array((np.ones(count, np.float32), self.labels, np.arange(count + 1)), self.background.shape)
+        targets = main + self.background.astype(np.float32) * np.float32(train.background_weight)
         if train.teacher:
             classes = [kind.class_id for kind in self.species]
             targets = soften(targets, self.reader.media_id, classes, PROJECT / train.teacher, train.teacher_weight)
-        return np.pad(targets, [(0, 0), (0, int(train.noise_class > 0))])
+        targets.resize(count, len(self.species) + int(train.noise_class > 0))
+        return targets
 
 
 def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
@@ -101,11 +104,14 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     column = {kind.class_id: i for i, kind in enumerate(species)}
     if len(column) < 2:
         raise PipelineError(f"Training needs at least two species with usable recordings, found {len(column)}.")
-    background = np.zeros((len(rows), len(species)), bool)
-    for i, row in enumerate(rows):
-        for class_id in row.background_ids:
-            if class_id in column and class_id != row.class_id:
-                background[i, column[class_id]] = True
+    heard = {
+        (i, column[class_id])
+        for i, row in enumerate(rows)
+        for class_id in row.background_ids
+        if class_id in column and class_id != row.class_id
+    }
+    where = np.array(sorted(heard), int).reshape(-1, 2).T
+    background = csr_array((np.ones(len(heard), bool), where), (len(rows), len(species)))
     split_sides = split(rows, config.train)
     sides = np.array([split_sides[row.media_id] for row in rows])
     labels = np.array([column[row.class_id] for row in rows])
@@ -125,7 +131,7 @@ def tell_recordings_apart(reader: SegmentReader, sides: np.ndarray) -> Dataset:
     labels[used] = np.arange(len(used))
     species = [Species(media_id, media_id) for media_id in np.array(reader.media_id)[used].tolist()]
     sides = np.where(sides == "holdout", "unused", "train")
-    return Dataset(reader, species, labels, np.zeros((len(sides), len(used)), bool), sides)
+    return Dataset(reader, species, labels, csr_array((len(sides), len(used)), dtype=bool), sides)
 
 
 @alone(lambda config: config.run_dir)
@@ -212,7 +218,7 @@ def fit(
         reader,
         validation,
         data.labels[validation],
-        data.background[validation],
+        data.background[validation].toarray(),
         config.predict,
     )
     first = len(history)
@@ -382,7 +388,7 @@ def final_metrics(
             data.reader,
             holdout,
             data.labels[holdout],
-            data.background[holdout],
+            data.background[holdout].toarray(),
             config.predict,
         )
         scored = {name.replace("val_", "holdout_"): value for name, value in held.evaluate().items()}

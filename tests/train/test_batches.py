@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from config import PipelineError, Train
 from preprocess.segments import SegmentReader, list_segments
@@ -86,7 +87,18 @@ def test_batches_hold_the_segments_and_the_targets_of_their_recordings(reader):
         assert codes.shape == (4, 130, 200)
         assert codes.dtype == np.uint8
         np.testing.assert_array_equal(codes, reader.read(owners, starts))
-        np.testing.assert_array_equal(targets, batches.targets[list(owners)])
+        np.testing.assert_array_equal(targets, batches.targets[list(owners)].toarray())
+
+
+def test_targets_of_a_million_recordings_take_little_memory(reader):
+    """Of xeno-canto as a whole, 40 GB if they were dense."""
+    species = np.random.default_rng(0).integers(0, 10_000, 1_000_000)
+    targets = csr_array((np.ones(len(species), np.float32), species, np.arange(len(species) + 1)))
+    batches = Batches(reader, RECORDINGS, targets, Train(batch_size=4), ["companion"])
+    codes, found, companions = next(batches.epoch(0))
+    assert codes.shape == companions.shape
+    assert found.argmax(axis=1).tolist() == [species[i] for i, _ in drawn(batches, 0)[:4]]
+    assert found.sum() == 4
 
 
 def split(pairs: list[tuple[int, int]], size: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

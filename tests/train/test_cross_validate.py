@@ -100,8 +100,8 @@ class TestTeacher:
         config = trials[0].config
         teacher = config.run_dir.parent
         data = open_dataset(config, open_shards(features_folder(config), "train"))
-        hard = data.targets(Train())
-        soft = data.targets(Train(teacher=str(teacher), teacher_weight=0.3))
+        hard = data.targets(Train()).toarray()
+        soft = data.targets(Train(teacher=str(teacher), teacher_weight=0.3)).toarray()
         known = {row["media_id"]: row for row in read_rows(teacher / "scores.csv")}
         assert len(known) == len(hard) == 12
         for media_id, before, after in zip(data.reader.media_id, hard, soft, strict=True):

@@ -385,12 +385,12 @@ def test_background_species_are_read(with_background):
     row = {media_id: i for i, media_id in enumerate(data.reader.media_id)}
     expected = np.zeros((12, 3), bool)
     expected[row["100"], [1, 2]] = expected[row["102"], 0] = expected[row["104"], 0] = True
-    np.testing.assert_array_equal(data.background, expected)
+    np.testing.assert_array_equal(data.background.toarray(), expected)
     labels = {media_id: (int(media_id) - 100) % 3 for media_id in row}
     assert data.labels.tolist() == [labels[media_id] for media_id in data.reader.media_id]
     weighted = Train(background_weight=0.25)
-    np.testing.assert_array_equal(data.targets(Train()), np.eye(3)[data.labels])
-    np.testing.assert_allclose(data.targets(weighted), np.eye(3)[data.labels] + 0.25 * expected)
+    np.testing.assert_array_equal(data.targets(Train()).toarray(), np.eye(3)[data.labels])
+    np.testing.assert_allclose(data.targets(weighted).toarray(), np.eye(3)[data.labels] + 0.25 * expected)
     assert data.targets(weighted).dtype == np.float32
 
 
@@ -482,7 +482,7 @@ def score_by_hand(run: Run, config: Config, side: str) -> tuple[np.ndarray, np.n
         logits = [model.predict_on_batch(data.reader.read([i], [s]))[0] for s in data.reader.segment_starts(i)]
         powers = np.exp(np.array(logits, np.float64))
         scores.append((powers / powers.sum(axis=1, keepdims=True)).mean(axis=0))
-    return np.array(scores), data.background[chosen], data.labels[chosen]
+    return np.array(scores), data.background[chosen].toarray(), data.labels[chosen]
 
 
 # Recordings as classes
