@@ -60,6 +60,7 @@ class SegmentReader:
         choose = noise_columns if noise else kept_columns
         self.columns = [choose(shard.cells, shard.edges) for shard in shards] if drop_columns else []
         self.lengths = self._view_lengths() if drop_columns else self.frame_count.copy()
+        self.frames_left = np.where(self.lengths, self.lengths, self.frame_count)  # all, if all was dropped
 
     def __len__(self) -> int:
         return len(self.media_id)
@@ -78,30 +79,9 @@ class SegmentReader:
         start = self.cell_start[recording]
         return self.columns[self.shard_of[recording]][start : start + self.cell_count[recording]]
 
-    def frames_left(self, recording: int) -> int:
-        """Return the length of a recording's view in frames; that of the recording where all was dropped."""
-        return int(self.lengths[recording] or self.frame_count[recording])
-
     def segment_starts(self, recording: int, hop: float = 0.0) -> list[int]:
-        """Return the first frame of each segment of a recording: ceil(frames / segment) consecutive ones, at least 1.
-
-        With a hop in seconds, 0 being the length of a segment, one begins every hop, and what is shorter than a
-        segment is read at positions in it that are at least a hop apart, from its end to its beginning.
-
-        Raises:
-            PipelineError: if the hop is longer than a segment.
-        """
-        step = max(1, round(hop * self.frame_rate)) if hop else self.segment_frames
-        if step > self.segment_frames:
-            raise PipelineError(
-                f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
-                f"{self.segment_frames / self.frame_rate:g} s of a segment, so that nothing is left out."
-            )
-        spare = self.frames_left(recording) - self.segment_frames
-        if spare >= 0:
-            return [*range(0, spare, step), spare]
-        gaps = -spare // step
-        return [round(spare * (gaps - k) / gaps) for k in range(gaps)] + [0]
+        """Return the first frame of each segment of a recording, by the rule of `list_segments`."""
+        return list_segments(self, [recording], hop)[1].tolist()
 
     def spans(self, recording: int, starts: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return where the segments of a recording lie in it, in frames of the whole recording, int64 [n, 2].
@@ -109,7 +89,7 @@ class SegmentReader:
         From the first frame of each to behind its last one, without padding. Frames that the view leaves out may lie
         in between.
         """
-        length = self.frames_left(recording)
+        length = self.frames_left[recording]
         first = np.clip(np.asarray(starts, np.int64), 0, length - 1)
         last = np.clip(np.asarray(starts, np.int64) + self.segment_frames, 1, length) - 1
         if self.columns and self.lengths[recording]:
@@ -157,7 +137,7 @@ class SegmentReader:
         else:
             out[:] = self.fill
             return
-        count = min(len(out), self.frames_left(recording) - start)
+        count = min(len(out), self.frames_left[recording] - start)
         rows = chosen[:, None] * self.cell_frames + self.in_cell + self.frame_start[recording]
         shard.frames.take(rows.ravel()[skip : skip + count], 0, out[:count], "clip")  # "clip": straight into out
         if count < len(out):
@@ -197,10 +177,31 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
 
 
 def list_segments(reader: SegmentReader, recordings: Iterable[int], hop: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return all segments of some recordings: the recording and the first frame of each, int64 [segments]."""
-    owners, starts = [], []
-    for recording in recordings:
-        own = reader.segment_starts(int(recording), hop)
-        owners += [int(recording)] * len(own)
-        starts += own
-    return np.array(owners, np.int64), np.array(starts, np.int64)
+    """Return all segments of some recordings: the recording and the first frame of each, int64 [segments].
+
+    A recording has ceil(frames / segment) consecutive ones, at least 1; the last one ends where it ends. With a hop in
+    seconds, 0 being the length of a segment, one begins every hop, and what is shorter than a segment is read at
+    positions in it that are at least a hop apart, from its end to its beginning.
+
+    Raises:
+        PipelineError: if the hop is longer than a segment.
+    """
+    step = max(1, round(hop * reader.frame_rate)) if hop else reader.segment_frames
+    if step > reader.segment_frames:
+        raise PipelineError(
+            f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
+            f"{reader.segment_frames / reader.frame_rate:g} s of a segment, so that nothing is left out."
+        )
+    recordings = np.fromiter(recordings, np.int64)
+    spare = reader.frames_left[recordings] - reader.segment_frames
+    gaps = np.where(spare >= 0, -(-spare // step), -spare // step)
+    of, number = positions_in(gaps + 1)
+    spare, gaps = spare[of], gaps[of]
+    inside = np.rint(spare * (gaps - number) / np.maximum(gaps, 1)).astype(np.int64)
+    return recordings[of], np.where(spare >= 0, np.minimum(number * step, spare), inside)
+
+
+def positions_in(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for groups of given sizes, one after the other, the group of each member and its number in it from 0."""
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    return group, np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]

@@ -131,7 +131,7 @@ def test_the_list_is_true():
 def test_pieces_of_a_recording_are_on_one_side(corpus):
     shards = open_shards(features_folder(corpus), "train")
     data = open_dataset(corpus, shards)
-    batches = Batches(data.reader, data.side("train"), data.targets(Train()), corpus.train)
+    batches = Batches(data.reader, data.side("train"), data.labels, data.targets(Train()), corpus.train)
     scored, _ = list_segments(data.reader, data.side("validation"))
     assert len(batches.owners) > len(set(batches.owners)) > 1
     assert len(scored) > len(set(scored)) > 1

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from config import PipelineError, Train
-from preprocess.segments import SegmentReader, list_segments
+from preprocess.segments import SegmentReader, list_segments, positions_in
 
 PREFETCH_BATCHES = 4
 
@@ -28,6 +28,7 @@ class Batches:
         self,
         reader: SegmentReader,
         recordings: np.ndarray,
+        labels: np.ndarray,
         targets: np.ndarray | csr_array,
         train: Train,
         needs: Sequence[str] = (),
@@ -38,7 +39,8 @@ class Batches:
         Args:
             reader: the view.
             recordings: indices of the training recordings in the reader.
-            targets: float32 [all recordings, classes], in the order of the reader; the largest is the main species.
+            labels: int [all recordings], the main species, in the order of the reader.
+            targets: float32 [all recordings, classes].
             train: batch_size, bag, seed, epoch_segments, epoch_limit, recording_segments, balance, random_windows,
                 random_padding and noise_class are used.
             needs: further segments per item: "companion" is of a recording of the same species, "noise" of `noise`.
@@ -47,7 +49,7 @@ class Batches:
         Raises:
             PipelineError: if noise is needed and there is none, or bags do not fit into a batch.
         """
-        self.reader, self.recordings, self.targets, self.train = reader, recordings, csr_array(targets), train
+        self.reader, self.targets, self.train = reader, csr_array(targets), train
         self.needs, self.noise = tuple(needs), noise
         self.owners, self.starts = list_segments(reader, recordings)
         self.batch_size = train.batch_size
@@ -65,15 +67,22 @@ class Batches:
                 f"Invalid value for train.noise_class. Received: {train.noise_class:g}. Expected: a share that leaves "
                 f"at least one bag of {train.bag} for noise and one for species, of {train.batch_size} segments."
             )
-        self.blocks = np.split(np.arange(len(self.owners)), np.flatnonzero(np.diff(self.owners)) + 1)  # of recordings
-        most = train.recording_segments or len(self.owners)
-        segments = sum(-(-min(len(block), most) // train.bag) * train.bag for block in self.blocks)
+        self.block_start = np.flatnonzero(np.diff(self.owners, prepend=-1))  # the first segment of every recording
+        self.block_size = np.diff(self.block_start, append=len(self.owners))
+        self.taken = np.minimum(self.block_size, train.recording_segments or len(self.owners))  # of it, per epoch
+        self.bag_block, self.bag_number = positions_in(-(-self.taken // train.bag))
+        if train.balance:
+            species = labels[self.owners[self.block_start]][self.bag_block]
+            weights = np.bincount(species)[species] ** -train.balance
+            self.chances = weights / weights.sum()  # of the bags
+        segments = len(self.bag_block) * train.bag
         self.segments = min(max(segments, train.epoch_segments), train.epoch_limit or sys.maxsize)  # per epoch
         self.steps = -(-self.segments // (self.batch_size - self.noisy))
         self.same: dict[int, np.ndarray] = {}
         if "companion" in self.needs:
-            main = self._main(recordings)
-            self.same = {int(i): recordings[main == label] for i, label in zip(recordings, main, strict=True)}
+            order = recordings[np.argsort(labels[recordings], kind="stable")]
+            species = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+            self.same = {int(i): group for group in species for i in group}
         if "noise" in self.needs or self.noisy:
             self.sources = recordings[noise.lengths[recordings] > 0] if noise else recordings[:0]
             if not len(self.sources):
@@ -112,32 +121,26 @@ class Batches:
 
     def _order(self, rng: np.random.Generator, take: int) -> np.ndarray:
         """Return the segments of an epoch, `take` for each step; every `bag` in a row are of one recording."""
-        bags = self._bags(rng)
+        bags = len(self.bag_block)
         wanted = -(-self.segments // self.train.bag)
         if self.train.balance:
-            species = self._main(self.owners[bags[:, 0]])
-            weights = np.bincount(species)[species] ** -self.train.balance
-            order = rng.choice(len(bags), wanted, p=weights / weights.sum())
+            order = rng.choice(bags, wanted, p=self.chances)
         else:
-            passes = [rng.permutation(len(bags)) for _ in range(-(-wanted // len(bags)))]
-            order = np.concatenate(passes)[:wanted]
-        return bags[np.resize(order, self.steps * take // self.train.bag)].ravel()
+            order = np.concatenate([rng.permutation(bags) for _ in range(-(-wanted // bags))])[:wanted]
+        return self._fill(np.resize(order, self.steps * take // self.train.bag), rng).ravel()
 
-    def _bags(self, rng: np.random.Generator) -> np.ndarray:
-        """Return what an epoch draws from, [bags, bag]: segments of one recording each, bag = 1 without bags."""
-        bag, most = self.train.bag, self.train.recording_segments
-        if bag == 1 and not most:
-            return np.arange(len(self.owners))[:, None]
-        bags = []
-        for block in self.blocks:
-            own = rng.permutation(block)[: most or None]
-            bags += [np.resize(own[low : low + bag], bag) for low in range(0, len(own), bag)]
-        return np.array(bags)
-
-    def _main(self, recordings: np.ndarray) -> np.ndarray:
-        """Return the main species of recordings, int [n]."""
-        parts = np.array_split(recordings, max(1, len(recordings) // 1000))
-        return np.concatenate([self.targets[part].toarray().argmax(axis=1) for part in parts])
+    def _fill(self, bags: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return segments for some bags, int64 [bags, bag]: each of one recording, all its bags of different ones."""
+        bag = self.train.bag
+        if bag == 1 and not self.train.recording_segments:
+            return bags[:, None]
+        used, of = np.unique(self.bag_block[bags], return_inverse=True)
+        block, number = positions_in(self.block_size[used])
+        shuffled = (self.block_start[used][block] + number)[np.lexsort((rng.random(len(block)), block))]
+        low = bag * self.bag_number[bags]
+        size = np.minimum(bag, self.taken[used][of] - low)[:, None]  # what is missing repeats what is there
+        begin = (np.cumsum(self.block_size[used]) - self.block_size[used])[of]
+        return shuffled[(begin + low)[:, None] + np.arange(bag) % size]
 
     def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Return a segment of another recording of the same species per item; noise goes with itself."""
@@ -196,4 +199,4 @@ class Batches:
 
 def spare_frames(reader: SegmentReader, recordings: np.ndarray) -> np.ndarray:
     """Return how many frames longer than a segment recordings are, int64 [n]; negative for shorter ones."""
-    return np.array([reader.frames_left(int(i)) - reader.segment_frames for i in recordings], np.int64)
+    return reader.frames_left[recordings] - reader.segment_frames

@@ -97,8 +97,8 @@ def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, sta
     Where the view drops frames the two do not cover the same stretch: the raw one begins at the same share of the
     recording.
     """
-    share = start / max(1, view.frames_left(recording) - view.segment_frames)
-    latest = max(0, raw.frames_left(recording) - raw.segment_frames)
+    share = start / max(1, view.frames_left[recording] - view.segment_frames)
+    latest = max(0, raw.frames_left[recording] - raw.segment_frames)
     above = draw(raw, recording, round(min(1.0, share) * latest), config, raw=True)
     below = draw(view, recording, start, config)
     page = np.full((len(above) + GAP + len(below), *below.shape[1:]), 255, np.uint8)

@@ -271,7 +271,9 @@ def open_batches(config: Config, data: Dataset) -> Any:
     noise = None
     if noise_class or "noise" in wanted:
         noise = SegmentReader(data.reader.shards, frames, mask=False, drop_columns=True, noise=True)
-    return Batches(data.reader, data.side("train"), data.targets(config.train), config.train, wanted, noise)
+    return Batches(
+        data.reader, data.side("train"), data.labels, data.targets(config.train), config.train, wanted, noise
+    )
 
 
 def recorder_callback(

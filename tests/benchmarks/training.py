@@ -37,8 +37,9 @@ def step_ratio(config: configuration.Config, steps: int, repeats: int) -> None:
 
     reader = SegmentReader(open_shards(features_folder(config), "train"), 310, True, True)
     classes = 12
-    targets = np.eye(classes, dtype=np.float32)[np.arange(len(reader)) % classes]
-    batches = Batches(reader, np.arange(len(reader)), targets, config.train)
+    labels = np.arange(len(reader)) % classes
+    targets = np.eye(classes, dtype=np.float32)[labels]
+    batches = Batches(reader, np.arange(len(reader)), labels, targets, config.train)
     model = build_model(config, reader.encoding, reader.shape, classes)
     trainer = build_trainer(config, model, open_loss(config.train.loss), steps)
     stream = batches.stream(0)
@@ -76,8 +77,9 @@ def memory_of(folder: Path, copies: int) -> None:
 
     shards = [shard for k in range(copies) for shard in open_shards(folder / str(k), "train")]
     reader = SegmentReader(shards, 310, True, True)
-    targets = np.zeros((len(reader), 12), np.float32)
-    batches = Batches(reader, np.arange(len(reader)), targets, configuration.Train())
+    labels = np.zeros(len(reader), int)
+    targets = np.eye(12, dtype=np.float32)[labels]
+    batches = Batches(reader, np.arange(len(reader)), labels, targets, configuration.Train())
     stream = batches.stream(0)
     for _ in range(batches.steps):
         next(stream)

@@ -133,7 +133,7 @@ def test_overlapping_segments(run_of_birds, tmp_path):
     reader = SegmentReader(shards, 310, config.features.mask, config.features.drop_columns)
     found = run_predict(run_of_birds, None, tmp_path / "run.csv", hop=0.608)
     for i, media_id in enumerate(reader.media_id):
-        last = reader.frames_left(i) - 310
+        last = reader.frames_left[i] - 310
         starts = [*range(0, last, 38), last]
         assert len(starts) > len(reader.segment_starts(i))
         logits = model.predict(reader.read([i] * len(starts), starts), verbose=0)

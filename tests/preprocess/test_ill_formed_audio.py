@@ -184,7 +184,7 @@ class TestPipeline:
             if name == "silent":
                 assert set(segment.ravel()) == {90}  # all dropped: zeros
             else:
-                assert (segment[reader.frames_left(i) :] == 90).all()
+                assert (segment[reader.frames_left[i] :] == 90).all()
 
     def test_the_same_tone_is_found_in_every_format(self, runs):
         """1500 Hz is bin 48; the level of a mono file is that of the 16-bit one whatever its format."""

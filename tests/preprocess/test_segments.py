@@ -88,7 +88,7 @@ class TestView:
             shard = shards[reader.shard_of[i]]
             view = naive.view(frames, cells, shard.edges, shard.cell_frames, masked, drop)
             expected = naive.segments(view, size)
-            assert reader.frames_left(i) == len(view)
+            assert reader.frames_left[i] == len(view)
             starts = reader.segment_starts(i)
             found = reader.read([i] * len(starts), starts)
             assert found.dtype == shard.frames.dtype
@@ -114,7 +114,7 @@ def test_recording_that_is_dropped_entirely_stays_whole_as_zeros():
     shard = make_shard(np.random.default_rng(0), [100], "uint8", (0, 10), 30, "a")
     shard.cells[:] = 0
     reader = SegmentReader([shard], 40, True, True)
-    assert reader.frames_left(0) == 100
+    assert reader.frames_left[0] == 100
     assert reader.segment_starts(0) == [0, 40, 60]
     assert set(reader.read([0, 0, 0], [0, 40, 60]).ravel()) == {90}  # (0 - -4.5) / 0.05
 

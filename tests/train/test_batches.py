@@ -14,6 +14,7 @@ from preprocess.segments import SegmentReader, list_segments
 from train.batches import Batches
 
 RECORDINGS = np.array([0, 2, 3, 5, 6, 7, 8, 10, 11])
+LABELS = np.arange(12) % 3
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ class Recorder:
 
 def make(reader, batch_size: int = 4, seed: int = 0, windows: bool = True, recordings=RECORDINGS) -> Batches:
     targets = np.arange(36, dtype=np.float32).reshape(12, 3)
-    return Batches(reader, recordings, targets, Train(batch_size=batch_size, seed=seed, random_windows=windows))
+    labels = np.zeros(12, int)
+    return Batches(reader, recordings, labels, targets, Train(batch_size=batch_size, seed=seed, random_windows=windows))
 
 
 def drawn(batches: Batches, epoch: int) -> list[tuple[int, int]]:
@@ -94,7 +96,7 @@ def test_targets_of_a_million_recordings_take_little_memory(reader):
     """Of xeno-canto as a whole, 40 GB if they were dense."""
     species = np.random.default_rng(0).integers(0, 10_000, 1_000_000)
     targets = csr_array((np.ones(len(species), np.float32), species, np.arange(len(species) + 1)))
-    batches = Batches(reader, RECORDINGS, targets, Train(batch_size=4), ["companion"])
+    batches = Batches(reader, RECORDINGS, species, targets, Train(batch_size=4), ["companion"])
     codes, found, companions = next(batches.epoch(0))
     assert codes.shape == companions.shape
     assert found.argmax(axis=1).tolist() == [species[i] for i, _ in drawn(batches, 0)[:4]]
@@ -114,7 +116,7 @@ def test_random_windows_stay_within_the_recording_and_reach_both_ends(reader):
     assert set(seen) == set(RECORDINGS.tolist())
     spread = 0
     for owner, starts in seen.items():
-        latest = max(0, reader.frames_left(owner) - 130)
+        latest = max(0, reader.frames_left[owner] - 130)
         assert min(starts) >= 0
         assert max(starts) <= latest
         if latest:
@@ -240,8 +242,8 @@ def test_waiting_is_counted_where_the_reader_is_slow(reader):
 
 def open_batches(reader, needs=(), noise=None, recordings=RECORDINGS, classes: int = 4, **train) -> Batches:
     """Recording i is of class i % 3; a fourth column is for noise."""
-    targets = np.eye(classes, dtype=np.float32)[np.arange(12) % 3]
-    return Batches(reader, recordings, targets, Train(**train), needs, noise)
+    targets = np.eye(classes, dtype=np.float32)[LABELS]
+    return Batches(reader, recordings, LABELS, targets, Train(**train), needs, noise)
 
 
 @pytest.mark.parametrize("windows", [True, False])
@@ -277,10 +279,7 @@ class NoiseView:
     segment_frames = 130
 
     def __init__(self, lengths: list[int]) -> None:
-        self.lengths = np.array(lengths)
-
-    def frames_left(self, recording: int) -> int:
-        return int(self.lengths[recording])
+        self.lengths = self.frames_left = np.array(lengths)
 
     def read(self, recordings, starts):
         assert all(0 <= s <= max(0, self.lengths[r] - 130) for r, s in zip(recordings, starts, strict=True))
@@ -315,13 +314,7 @@ def test_noise_that_is_not_there_is_named(reader):
 
 def test_random_padding_starts_short_recordings_anywhere():
     class Short:
-        segment_frames, shape = 10, (2,)
-
-        def frames_left(self, recording):
-            return [4, 25][recording]
-
-        def segment_starts(self, recording, hop=0.0):
-            return [[0], [0, 10, 15]][recording]
+        segment_frames, shape, frames_left = 10, (2,), np.array([4, 25])
 
         def read(self, recordings, starts):
             self.calls = [*getattr(self, "calls", []), *zip(recordings, starts, strict=True)]
@@ -330,7 +323,7 @@ def test_random_padding_starts_short_recordings_anywhere():
     for windows in (True, False):
         view = Short()
         train = Train(batch_size=2, random_windows=windows, random_padding=True)
-        batches = Batches(view, np.arange(2), np.eye(2, dtype=np.float32), train)
+        batches = Batches(view, np.arange(2), np.arange(2), np.eye(2, dtype=np.float32), train)
         for epoch in range(60):
             list(batches.epoch(epoch))
         assert {start for owner, start in view.calls if owner == 0} == set(range(-6, 1))
@@ -341,9 +334,9 @@ def test_random_padding_starts_short_recordings_anywhere():
 # How much is in an epoch
 
 
-def planned(reader, recordings=RECORDINGS, targets=None, **train) -> Batches:
-    targets = np.eye(3, dtype=np.float32)[np.arange(12) % 3] if targets is None else targets
-    return Batches(reader, recordings, targets, Train(**({"batch_size": 4, "random_windows": False} | train)))
+def planned(reader, recordings=RECORDINGS, labels=LABELS, **train) -> Batches:
+    targets = np.eye(3, dtype=np.float32)[labels]
+    return Batches(reader, recordings, labels, targets, Train(**({"batch_size": 4, "random_windows": False} | train)))
 
 
 def test_a_small_corpus_is_gone_through_several_times(reader):
@@ -388,13 +381,12 @@ def test_long_recordings_give_so_many_segments_and_others_in_the_next_epoch(read
 
 @pytest.mark.parametrize(("balance", "share"), [(1.0, 1 / 2), (0.5, None)])
 def test_rare_species_are_drawn_more_often(reader, balance, share):
-    targets = np.zeros((12, 2), np.float32)
-    targets[:, 0] = 1
-    targets[7] = (0, 1)
+    labels = np.zeros(12, int)
+    labels[7] = 1
     segments = Counter((list_segments(reader, RECORDINGS)[0] == 7).tolist())
     n, rare = segments[False], segments[True]
     share = share or rare**0.5 / (rare**0.5 + n**0.5)
-    batches = planned(reader, targets=targets, balance=balance, batch_size=8)
+    batches = planned(reader, labels=labels, balance=balance, batch_size=8)
     owners = [owner for epoch in range(150) for owner, _ in drawn(batches, epoch)]
     assert len(owners) == 150 * 8 * -(-(n + rare) // 8)
     assert np.mean(np.array(owners) == 7) == pytest.approx(share, abs=0.04)
