@@ -72,8 +72,8 @@ class Batches:
         self.taken = np.minimum(self.block_size, train.recording_segments or len(self.owners))  # of it, per epoch
         self.bag_block, self.bag_number = positions_in(-(-self.taken // train.bag))
         if train.balance:
-            species = labels[self.owners[self.block_start]][self.bag_block]
-            weights = np.bincount(species)[species] ** -train.balance
+            main = labels[self.owners[self.block_start]][self.bag_block]
+            weights = np.bincount(main)[main] ** -train.balance
             self.chances = weights / weights.sum()  # of the bags
         segments = len(self.bag_block) * train.bag
         self.segments = min(max(segments, train.epoch_segments), train.epoch_limit or sys.maxsize)  # per epoch
