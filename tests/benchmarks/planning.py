@@ -57,10 +57,7 @@ def main() -> None:
         manifest = Path(folder) / "recordings.csv"
         rows = (Recording(f"XC{k}", f"{k // 1000}/{k}.mp3", f"species{label}") for k, label in enumerate(labels))
         write_table(manifest, Recording, rows)
-        columns = timed(
-            "two columns of the manifest", lambda: read_columns(manifest, Recording, "media_id", "class_id")
-        )
-        del columns
+        timed("two columns of the manifest", lambda: read_columns(manifest, Recording, "media_id", "class_id"))
         timed("its rows", lambda: read_table(manifest, Recording))
     reader = Lengths(count)
     batches = timed("plan", lambda: Batches(reader, np.arange(count), labels, targets, train, ["companion"]))
