@@ -28,7 +28,7 @@ from preprocess.cluster import has_cluster, spread
 from preprocess.seals import check_content, seal_content
 from preprocess.segments import SegmentReader, list_segments
 from preprocess.shards import Shard, open_shard, read_stamp
-from preprocess.whole import whole_file
+from preprocess.whole import make_room, whole_file
 from train.run import Run
 
 SEGMENTS_AT_ONCE = 2048  # scored together; bounds the memory
@@ -144,7 +144,7 @@ def score_shard(folder: Path, config: Config, shard: Shard, model: Any) -> Itera
     reader = open_reader(config, [shard])
     owners, starts = list_segments(reader, range(len(reader)), config.predict.hop)
     with whole_file(folder / shard.path.name) as partial:
-        partial.unlink(missing_ok=True)
+        make_room(partial, (1 << 16) + len(owners) * (4 * model.output_shape[-1] + 16) + 8 * len(reader))
         with h5py.File(partial, "w") as file:
             logits = file.create_dataset("logits", (len(owners), model.output_shape[-1]), "float32")
             for low in range(0, len(owners), SEGMENTS_AT_ONCE):

@@ -27,7 +27,7 @@ import numpy as np
 from config import PipelineError
 from preprocess.recordings import Recording, Reject
 from preprocess.spectrogram import AudioError, count_samples
-from preprocess.whole import whole_file
+from preprocess.whole import make_room, reserve, whole_file
 
 SCHEMA = 2
 _DTYPES = frozenset(("uint8", "int16", "float16", "float32"))
@@ -129,10 +129,9 @@ def _write(
     bulk += int(cell_counts.sum()) * (len(recipe.edges) - 1)
     rejected = json.dumps([asdict(reject) for reject in rejects])
     rest = (1 << 16) + 512 * len(rows) + len(description) + len(rejected)
-    with path.open("wb") as stream:  # HDF5 that cannot flush crashes the process: see first that there is room
-        _reserve(stream.fileno(), bulk + rest)
+    make_room(path, bulk + rest)
     with _create(path) as file:
-        _reserve(file.id.get_vfd_handle(), bulk)
+        reserve(file.id.get_vfd_handle(), bulk, path)
         frames = file.create_dataset("frames", (int(counts.sum()), *recipe.shape), encoding.dtype)
         frames.attrs.update(
             scale_factor=encoding.scale_factor,
@@ -191,12 +190,6 @@ def _create(path: Path) -> h5py.File:
     # A program that another thread starts just now would hold HDF5's lock a moment longer than the file is open.
     access.set_file_locking(False, False)
     return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Take disk space for an open file, or raise OSError."""
-    if hasattr(os, "posix_fallocate") and size:
-        os.posix_fallocate(descriptor, 0, size)
 
 
 def read_stamp(path: Path) -> tuple[str, list[Reject]] | None:

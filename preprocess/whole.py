@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, however often a process is killed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,3 +15,29 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".part")
     yield partial
     partial.replace(path)
+
+
+def make_room(path: Path, size: int) -> None:
+    """Make a file, or empty it, after seeing that there is room for so many bytes.
+
+    HDF5 that cannot write what it holds crashes the process, or ends in pages of messages: better not to begin.
+
+    Raises:
+        OSError: naming the file, if there is no room.
+    """
+    with path.open("wb") as stream:
+        reserve(stream.fileno(), size, path)
+        stream.truncate()
+
+
+def reserve(descriptor: int, size: int, path: Path) -> None:
+    """Take disk space for an open file.
+
+    Raises:
+        OSError: naming the file, if there is no room.
+    """
+    if hasattr(os, "posix_fallocate") and size:
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None

@@ -38,7 +38,7 @@ from preprocess.recipes import Encoding
 from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.seals import TABLE as SEALS
 from preprocess.seals import check_content, is_intact, read_seals, seal, seal_content, write_seals
-from preprocess.whole import whole_file
+from preprocess.whole import make_room, whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
 
@@ -257,6 +257,7 @@ class Run:
                 partial = path.with_name("part." + path.name)
                 partial.unlink(missing_ok=True)
                 if first is None:
+                    make_room(partial, size_of(model.weights))
                     model.save_weights(partial)
                     with h5py.File(partial, "r+") as file:
                         seal_content(file)
@@ -268,9 +269,11 @@ class Run:
         write_rows(self.folder / "history.csv", history)
 
     def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
+        groups = _state_variables(trainer)
         with whole_file(self.folder / "state.h5") as partial:
-            with h5py.File(partial, "w") as file:
-                for group, variables in _state_variables(trainer).items():
+            make_room(partial, size_of([variable for group in groups.values() for variable in group]))
+            with h5py.File(partial, "w", libver="latest") as file:  # before, no attribute holds more than 64 KB
+                for group, variables in groups.items():
                     for i, variable in enumerate(variables):
                         file[f"{group}/{i:04d}"] = variable.numpy()
                 file.attrs["history"] = np.void(json.dumps(history).encode())
@@ -411,6 +414,11 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def size_of(variables: Sequence[Any]) -> int:
+    """Return how many bytes an HDF5 file of these variables takes at most."""
+    return (1 << 16) + sum(4096 + 4 * math.prod(variable.shape) for variable in variables)
 
 
 def _link(source: Path, destination: Path) -> None:

@@ -20,8 +20,9 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -287,13 +288,11 @@ def recorder_callback(
     stops: Callable[[list[dict[str, float]]], bool],
 ) -> Any:
     """Return the callback that prepares an epoch, reports it, keeps its results and stops early."""
-    from tensorboard.summary import Writer
-
-    from train.histograms import write_histograms
     from train.network import set_plateau_scale
+    from train.tensorboard_log import TensorBoardLog
 
     settings = config.train
-    writer = Writer(str(target.folder / "tensorboard"))
+    board = TensorBoardLog(target.folder / "tensorboard")
 
     class Recorder(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -320,15 +319,13 @@ def recorder_callback(
                 "seconds": round(seconds, 2),
                 "waiting_share": round((batches.waited - self.waited) / seconds, 4),
             }
+            if not all_finite(self.model.trainable_variables):  # a rectifier may have hidden it from the loss
+                entry["loss"] = math.nan
             history.append(entry)
             if diverged(history):
                 self.give_up(epoch)
             target.save_epoch(model, self.model, history, settings.checkpoint_every)
-            for name, value in entry.items():
-                writer.add_scalar(name, value, epoch + 1)
-            writer.flush()
-            if settings.histograms:
-                write_histograms(target.folder / "tensorboard", epoch + 1, model.trainable_variables)
+            board.add(epoch + 1, entry, model.trainable_variables if settings.histograms else ())
             if tracking:
                 tracking.log_epochs(history)
             left = (config.train.epochs - epoch - 1) * seconds
@@ -340,19 +337,27 @@ def recorder_callback(
                 self.model.stop_training = True
 
         def give_up(self, epoch: int) -> None:
+            what = "its loss or its weights are no numbers."
             advice = (
                 "Take a lower train.optimizer.learning_rate, another train.optimizer.name (adamw), or "
                 'model.normalise = "bin".'
             )
             if epoch == 0:
-                raise DivergedError(f"The training diverged in its first epoch: the loss is not a number. {advice}")
+                raise DivergedError(
+                    f"The training diverged in its first epoch: its loss or its weights are no numbers. {advice}"
+                )
             log(
-                f"warning: the training diverged in epoch {epoch + 1}: the loss is not a number. It stops here; the "
-                f"best weights are those of earlier epochs. {advice}"
+                f"warning: the training diverged in epoch {epoch + 1}: {what} It stops here; the best weights are "
+                f"those of earlier epochs. {advice}"
             )
             self.model.stop_training = True
 
     return Recorder()
+
+
+def all_finite(variables: Iterable[Any]) -> bool:
+    """Tell whether weights are numbers."""
+    return all(np.isfinite(variable.numpy()).all() for variable in variables)
 
 
 def reseed(model: Any, seed: int, epoch: int) -> None:

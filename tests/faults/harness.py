@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,6 +246,20 @@ def disturb(stage: Stage, seed: int) -> tuple[str, int]:
         ]
         assert not remade, f"{label}: made again although it was finished: {remade}"
     return fault.__name__, ended.status
+
+
+def survive(stage: Stage, faults: int) -> Counter[tuple[str, int]]:
+    """Disturb a stage so many times; return how often each fault ended with each status, or fail with all failures."""
+    ends: Counter[tuple[str, int]] = Counter()
+    failures = []
+    for seed in range(FIRST_SEED, FIRST_SEED + faults):
+        try:
+            ends[disturb(stage, seed)] += 1
+        except AssertionError as failure:
+            failures.append(str(failure))
+    print(*sorted(ends.items()), sep="\n")
+    assert not failures, "\n".join(failures)
+    return ends
 
 
 def check_words(ended: Ended, label: str) -> None:

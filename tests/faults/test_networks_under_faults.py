@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections import Counter
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from config import to_toml
 from preprocess.fetchData import fetch
 from preprocess.loadData import load
 from preprocess.resample import resample
-from tests.conftest import small_config, three_species, write_release
-from tests.faults.harness import FAULTS_OF_NETWORKS, FIRST_SEED, Stage, disturb, python
+from tests.conftest import PROJECT, small_config, three_species, write_release
+from tests.faults.harness import FAULTS_OF_NETWORKS, Stage, python, survive
 from tests.preprocess.disk import mounted
 
 pytestmark = pytest.mark.slow
@@ -56,11 +56,6 @@ def home(tmp_path_factory):
         yield home, config
 
 
-def survive(stage: Stage) -> None:
-    ends = Counter(disturb(stage, seed) for seed in range(FIRST_SEED, FIRST_SEED + FAULTS_OF_NETWORKS))
-    print(*sorted(ends.items()), sep="\n")
-
-
 def test_training_survives(home, tmp_path):
     """History and figures are those of an undisturbed training."""
     folder, config = home
@@ -76,16 +71,13 @@ def test_training_survives(home, tmp_path):
         recover=lambda _: shutil.rmtree(config.run_dir),
     )
     stage.prepare(tmp_path / "template")
-    survive(stage)
+    survive(stage, FAULTS_OF_NETWORKS)
 
 
 def test_prediction_survives(home, tmp_path):
     """The CSV has the same bytes; scores that were kept are kept."""
     folder, config = home
-    if not (config.run_dir / "metrics.json").exists():
-        from train.trainModel import train
-
-        train(config)
+    subprocess.run(python("train/trainModel.py", "--config", folder / "experiment.toml"), cwd=PROJECT, check=True)
     output = folder / "predicted.csv"
     stage = Stage(
         "predict",
@@ -96,4 +88,4 @@ def test_prediction_survives(home, tmp_path):
         output.read_bytes,
     )
     stage.prepare(tmp_path / "template")
-    survive(stage)
+    survive(stage, FAULTS_OF_NETWORKS)

@@ -1,13 +1,12 @@
 """Fetching, resampling and loading under kills, full disks and damaged files."""
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import small_config, three_species, write_release
-from tests.faults.harness import FAULTS, FIRST_SEED, Stage, disturb, python
+from tests.faults.harness import FAULTS, Stage, python, survive
 from tests.preprocess.disk import mounted
 
 pytestmark = pytest.mark.slow
@@ -74,8 +73,7 @@ def _as_toml(config) -> str:
 
 @pytest.mark.parametrize("stage", SCRIPTS, indirect=True)
 def test_a_stage_survives(stage):
-    ends = Counter(disturb(stage, seed) for seed in range(FIRST_SEED, FIRST_SEED + FAULTS))
-    print(*sorted(ends.items()), sep="\n")
+    ends = survive(stage, FAULTS)
     if FAULTS >= 20:  # the disturbances disturb
         assert sum(count for (_, status), count in ends.items() if status) > FAULTS / 5
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import json
 import math
 
@@ -16,6 +17,7 @@ import config as configuration
 from config import PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species
+from tests.preprocess.disk import small_disk
 from train.run import (
     MONITORS,
     FeatureStamp,
@@ -26,6 +28,7 @@ from train.run import (
     is_over,
     last_run,
     plateau_scale,
+    size_of,
     stops_early,
     write_rows,
 )
@@ -48,8 +51,12 @@ def history_of(val_map: list[float], val_loss: list[float] | None = None) -> lis
     ]
 
 
+def small_model(units: int, layers: int) -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(units) for _ in range(layers))])
+
+
 def small_trainer(units: int = 3, layers: int = 1) -> keras.Model:
-    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(units) for _ in range(layers))])
+    model = small_model(units, layers)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     model.optimizer.build(model.trainable_variables)
     return model
@@ -282,6 +289,42 @@ def test_a_state_is_restored_exactly(started):
         np.testing.assert_array_equal(a, b)
     assert json.dumps(found) == json.dumps(history)
     assert json.dumps(started.read_history()) == json.dumps([{k: float(v) for k, v in row.items()} for row in history])
+
+
+def test_a_training_of_thousands_of_epochs_is_kept(started):
+    """HDF5 takes no more than 64 kB into one attribute unless it is asked to."""
+    history = history_of(np.random.default_rng(0).uniform(0, 1, 3000).tolist())
+    assert len(json.dumps(history)) > 1 << 16
+    trainer = small_trainer()
+    started.save_epoch(trainer, trainer, history)
+    assert started.restore(small_trainer()) == history
+
+
+@pytest.mark.parametrize("units, layers", [(3, 1), (3, 40), (500, 3)])
+def test_the_room_that_is_asked_for_is_enough_and_not_far_too_much(started, units, layers):
+    trainer = small_trainer(units, layers)
+    model = small_model(units, layers)  # as in a run, not compiled
+    started.save_epoch(model, trainer, history_of([0.5]))
+    for name, variables in (
+        ("best_val_map.weights.h5", model.weights),
+        ("state.h5", trainer.weights + trainer.optimizer.variables),
+    ):
+        size = (started.folder / name).stat().st_size
+        assert size <= size_of(variables) < size + (1 << 17) + 4096 * len(variables), name
+
+
+def test_a_full_disk_ends_in_one_line_before_anything_is_spoiled(tmp_path, capfd):
+    """HDF5 that cannot write would say so in pages."""
+    with small_disk(tmp_path / "disk", 640) as folder:
+        run, model, trainer = Run(folder), small_model(100, 3), small_trainer(100, 3)
+        run.save_epoch(model, trainer, history_of([0.5]))
+        (folder / "other").write_bytes(bytes(150_000))
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(OSError, match=r"No space left on device: '.*part.best_val_map.weights.h5'"):
+            run.save_epoch(model, trainer, history_of([0.5, 0.6]))
+        gc.collect()
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if "part" not in path.name} == before
+    assert capfd.readouterr().err == ""
 
 
 def test_without_a_state_there_is_no_history(tmp_path):

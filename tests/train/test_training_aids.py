@@ -79,7 +79,7 @@ def resumed(corpus, home, tiny) -> Config:
 def test_a_first_epoch_that_diverges_ends_in_one_line(corpus, tmp_path):
     """RMSprop on input that is not normalised, at a rate at which nothing survives; no weights are kept."""
     config = derived(corpus, tmp_path, *PUBLISHED, "train.optimizer={name='rmsprop', learning_rate=1e30}")
-    with pytest.raises(DivergedError, match="diverged in its first epoch: the loss is not") as e:
+    with pytest.raises(DivergedError, match="diverged in its first epoch: its loss or its weights are no") as e:
         train_network(config)
     assert str(e.value).isprintable()
     assert not list(config.run_dir.glob("*.weights.h5"))
@@ -87,7 +87,10 @@ def test_a_first_epoch_that_diverges_ends_in_one_line(corpus, tmp_path):
 
 
 def test_a_later_epoch_that_diverges_ends_the_training(corpus, tmp_path, monkeypatch, capsys):
-    """The weights are spoiled at the beginning of the third epoch; the best ones are those before."""
+    """The weights are spoiled at the beginning of the third epoch; the best ones are those before.
+
+    On some processors the rectifier makes 0 of what is no number, so that the loss is finite, and must not deceive.
+    """
 
     def spoil(trainer, seed, epoch):
         if epoch == 2:
@@ -97,7 +100,7 @@ def test_a_later_epoch_that_diverges_ends_the_training(corpus, tmp_path, monkeyp
     config = derived(corpus, tmp_path, *PUBLISHED, "train.optimizer={name='adamw', learning_rate=1e-3}")
     train_network(config)
     assert (
-        "warning: the training diverged in epoch 3: the loss is not a number. It stops here" in capsys.readouterr().out
+        "warning: the training diverged in epoch 3: its loss or its weights are no numbers." in capsys.readouterr().out
     )
     run = Run(config.run_dir)
     assert len(run.read_history()) == 3
@@ -187,17 +190,33 @@ def test_the_machine_was_watched(whole):
     assert found["process"][-1]["memory_mb"] > 100
 
 
-def test_histograms_count_every_weight(whole):
+def tensorboard_values(folder) -> dict[str, dict[int, np.ndarray]]:
+    """Return what TensorBoard reads from a folder: by name and epoch."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util import tensor_util
 
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = tensor_util.make_ndarray(value.tensor)
+    return found
+
+
+def test_tensorboard_has_the_curves(whole, resumed):
+    """Those of a run that was interrupted too."""
+    for config in (whole, resumed):
+        run = Run(config.run_dir)
+        found = tensorboard_values(run.folder / "tensorboard")
+        history = run.read_history()
+        for name in history[0]:
+            expected = {int(row["epoch"]): np.float32(row[name]) for row in history}
+            assert {epoch: value.item() for epoch, value in found[name].items()} == pytest.approx(expected), name
+
+
+def test_histograms_count_every_weight(whole):
     run = Run(whole.run_dir)
-    (path,) = (run.folder / "tensorboard").glob("*.histograms-0006")
-    found = [
-        tensor_util.make_ndarray(value.tensor)
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-    ]
+    found = [values[6] for name, values in tensorboard_values(run.folder / "tensorboard").items() if "/" in name]
     with h5py.File(run.folder / "state.h5") as file:  # the weights that are trained, not the averages
         weights = [item[()] for item in file["weights"].values()]
     expected = {(values.size, values.min(), values.max()) for values in weights if values.dtype == np.float32}
