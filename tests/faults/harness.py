@@ -254,10 +254,12 @@ def survive(stage: Stage, faults: int) -> Counter[tuple[str, int]]:
     failures = []
     for seed in range(FIRST_SEED, FIRST_SEED + faults):
         try:
-            ends[disturb(stage, seed)] += 1
+            end = disturb(stage, seed)
+            ends[end] += 1
+            print(f"{stage.name}, seed {seed}: {end[0]}, status {end[1]}", flush=True)  # pytest -s shows how it goes on
         except AssertionError as failure:
+            print(failure, flush=True)
             failures.append(str(failure))
-    print(*sorted(ends.items()), sep="\n")
     assert not failures, "\n".join(failures)
     return ends
 
