@@ -40,6 +40,7 @@ from preprocess.recordings import (
     update_rejects,
     write_table,
 )
+from preprocess.resample import wav_name
 from preprocess.selection import limit_recordings, rules, select
 from preprocess.sources import Corpus, open_source
 from preprocess.whole import whole_file
@@ -103,9 +104,14 @@ def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tupl
     """
     homes = [folder.resolve() for folder in roots]
     rejects, seen, unique = [], set(), []
+    outputs: dict[str, str] = {}  # of stage 2, and what each is made of
     for row in sorted(corpus.recordings, key=lambda row: (row.part != "train", row.file)):
         if row.media_id in seen:
             rejects.append(Reject(row.file, "fetch", "duplicate_media_id", f"MediaId {row.media_id} came before"))
+            continue
+        if outputs.setdefault(wav_name(row.file), row.file) != row.file:
+            detail = f"resampled it would have the same name as {outputs[wav_name(row.file)]}; give it another one"
+            rejects.append(Reject(row.file, "fetch", "duplicate_name", detail))
             continue
         seen.add(row.media_id)
         unique.append(row)

@@ -234,6 +234,19 @@ class TestTable:
         assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
         assert [r.reason for r in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["duplicate_media_id"]
 
+    def test_two_files_that_would_be_one_when_resampled(self, tmp_path):
+        """a.flac and a.flac.wav would both become a.flac.wav."""
+        root = tmp_path / "t"
+        self.read(root, "file,label\na.flac.wav,x\na.flac,y\nc.wav,y\n", ("a.flac.wav", "a.flac", "c.wav"))
+        config = configuration.load(
+            None, ["data.source=table", f"data.root={root}", f"data.folder={tmp_path}", "data.corpus=c"]
+        )
+        fetch(config, 1)
+        assert [row.file for row in read_table(config.corpus_dir / "recordings.csv", Recording)] == ["a.flac", "c.wav"]
+        (reject,) = read_table(config.corpus_dir / "rejected.csv", Reject)
+        assert (reject.file, reject.reason) == ("a.flac.wav", "duplicate_name")
+        assert "as a.flac;" in reject.detail
+
 
 # Names of recorders' files
 
