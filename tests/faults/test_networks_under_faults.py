@@ -64,7 +64,7 @@ def test_training_survives(home, tmp_path):
         folder,
         python("train/trainModel.py", "--config", folder / "experiment.toml"),
         lambda: sorted((config.corpus_dir / "features").rglob("train-*.h5")),
-        lambda: [path for path in config.run_dir.iterdir() if path.suffix in (".h5", ".toml", ".json", ".csv")],
+        lambda: [path for path in config.run_dir.glob("*") if path.suffix in (".h5", ".toml", ".json", ".csv")],
         lambda: figures(config.run_dir),
         kept=False,
         same=alike,
