@@ -53,6 +53,7 @@ class Between:
 
 Count = Annotated[int, Between(0)]
 Positive = Annotated[int, Between(1)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]  # what NumPy, Keras and Optuna take
 NonNegative = Annotated[float, Between(0)]
 Share = Annotated[float, Between(0, 1)]
 
@@ -116,7 +117,9 @@ class Model:
     # itself, so that what sounds all the time goes; both: this, and that mean itself as a further channel; item: every
     # segment by its own extremes to -1 ... 1.
     normalise: Literal["bin", "segment", "both", "global", "item", "none"] = "bin"
-    dynamic_range: Annotated[float, Between(0)] = 0.0  # of a segment's values below its largest, such as 80 dB; 0: all
+    dynamic_range: Annotated[float, Between(0)] = (
+        0.0  # below the largest value of a segment, in units of the recipe (dB); 0: all
+    )
     start: str = ""  # starting weights: a run, a weights file, imagenet or a VGGish checkpoint (train/start_weights.py)
     freeze: Literal["backbone"] | Count = 0  # train only the head, or keep so many of the first layers with weights
     options: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +134,7 @@ class Train:
     epochs: Positive = 30
     batch_size: Positive = 32  # segments
     bag: Positive = 1  # segments of one recording that are drawn together, for losses over whole recordings
-    seed: Count = 0  # of the split, the initial weights, the order of the segments and the augmentation
+    seed: Seed = 0  # of the split, the initial weights, the order of the segments and the augmentation
     split: Part = field(default_factory=lambda: Part("grouped"))  # a function of preprocess/split.py
     validation: Share = 0.1  # share of the training recordings that `grouped` holds back to choose the best epoch
     holdout: Share = 0.0  # share that `grouped` holds back entirely, scored once, for corpora without a test truth

@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from config import Predict
 from preprocess.recordings import Recording
 
+STRETCHES_AT_ONCE = 512  # of a recording that scores are laid onto
 SHARPNESS = 5.0  # of log-mean-exp pooling
 NEIGHBOURS = (0.1, 0.2, 0.4, 0.2, 0.1)  # weights of a segment and of two on each side
 
@@ -148,10 +149,16 @@ def lay_onto(wanted: np.ndarray, seconds: np.ndarray, scores: np.ndarray) -> np.
     """
     if wanted.shape == seconds.shape and np.array_equal(wanted, seconds):
         return scores
-    low = np.maximum(seconds[:, 0], wanted[:, :1])
-    overlap = np.maximum(0, np.minimum(seconds[:, 1], wanted[:, 1:]) - low)
-    total = overlap.sum(axis=1, keepdims=True)
-    return np.divide(overlap, total, out=np.zeros_like(overlap), where=total > 0) @ scores
+    found = np.zeros((len(wanted), scores.shape[1]))
+    for first in range(0, len(wanted), STRETCHES_AT_ONCE):  # all at once take memory by the square of the length
+        part = wanted[first : first + STRETCHES_AT_ONCE]
+        near = (seconds[:, 1] > part[:, 0].min()) & (seconds[:, 0] < part[:, 1].max())
+        own = seconds[near]
+        overlap = np.maximum(0, np.minimum(own[:, 1], part[:, 1:]) - np.maximum(own[:, 0], part[:, :1]))
+        total = overlap.sum(axis=1, keepdims=True)
+        shares = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > 0)
+        found[first : first + STRETCHES_AT_ONCE] = shares @ scores[near]
+    return found
 
 
 def on_grid(result: Result, step: float) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,8 @@ from train.run import write_rows
 
 COVERED = 0.1  # share of a cell that an event must cover,
 CONTAINED = 0.5  # or share of the event that must lie in the cell
+MAX_MATRIX = 40  # species that can still be read in a confusion matrix
+MOST_SECONDS = 1e6  # of a recording: eleven days
 GRID = np.round(np.arange(0.05, 1.0, 0.05), 2)  # thresholds of thresholds.csv
 LABELS = ("species code", "class_id", "species", "common name", "scientific name", "annotation", "label")
 RAVEN_TIMES = ("begin time (s)", "end time (s)")
@@ -77,7 +79,7 @@ def read_detections(path: Path) -> tuple[list[Event], dict[str, str], dict[str, 
     events = []
     for row in read_table_of_detections(path):
         events.append(Event(row["file"], *_numbers(path, row, ("start", "end")), row["class_id"], float(row["score"])))
-        lengths[row["file"]] = float(row.get("duration") or 0)
+        lengths[row["file"]] = _numbers(path, row, ("duration",))[0] if row.get("duration") else 0.0
         for key in ("class_id", "scientific_name", "vernacular_name"):
             names.setdefault(fold(row.get(key) or ""), row["class_id"])
     names.pop("", None)
@@ -154,16 +156,21 @@ def _read(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, 
 
 def _numbers(path: Path, row: dict[str, str], names: Sequence[str]) -> list[float]:
     try:
-        return [float(row[name]) for name in names]
+        found = [float(row[name]) for name in names]
     except ValueError:
         raise PipelineError(f"{path}: no number: {[row[name] for name in names]}") from None
+    if not all(abs(value) <= MOST_SECONDS for value in found):
+        raise PipelineError(f"{path}: no time or score: {[row[name] for name in names]}")
+    return found
 
 
 # Cells
 
 
 def match_files(wanted: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Return for files of the truth those of the detections: the same path, else the one that ends alike.
+    """Return for files of the truth those of the detections: the same path, else the one that ends in the same folders.
+
+    A file that nothing was detected in is in no detections: one of the same name in another folder is another file.
 
     Raises:
         PipelineError: if several would fit.
@@ -174,11 +181,17 @@ def match_files(wanted: Iterable[str], files: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in wanted:
         fitting = stems.get(PurePosixPath(name).stem, set())
-        best = {file for file in fitting if name.endswith(file) or file.endswith(name)} or fitting
+        best = {name} & fitting or {file for file in fitting if _ends_alike(PurePosixPath(name), PurePosixPath(file))}
         if len(best) > 1:
             raise PipelineError(f"{name} of the truth could be any of {', '.join(sorted(best))}.")
         found[name] = next(iter(best), name)
     return found
+
+
+def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
+    """Tell whether one path is the end of the other, but for the ending of the file's name (.wav, .selections.txt)."""
+    first, second = ((*path.parts[:-1], path.stem)[::-1] for path in (one, other))
+    return all(a == b for a, b in zip(first, second, strict=False))
 
 
 def into_cells(
@@ -287,6 +300,9 @@ def draw(path: Path, cells: Cells, over: Sequence[dict], matrix: np.ndarray, cla
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    if len(classes) > MAX_MATRIX:  # a picture of a thousand species takes 30 GB, and nobody can read it
+        most = np.sort(np.argsort(-matrix[:-1].sum(axis=1), kind="stable")[:MAX_MATRIX])
+        classes, matrix = [classes[i] for i in most], matrix[np.ix_([*most, len(classes)], [*most, len(classes)])]
     names = [*classes, "nothing"]
     side = max(4.0, 0.28 * len(names))
     figure, axes = pyplot.subplots(1, 3, figsize=(8 + side, side), width_ratios=(4, 4, side), layout="constrained")

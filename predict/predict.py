@@ -52,6 +52,7 @@ from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
+HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may be wrong by much more, frames by a window only
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
@@ -61,9 +62,9 @@ def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     root, options = paths[0], {}
     if len(paths) > 1:
         root = Path(os.path.commonpath(paths))
-        options = {"inputs": tuple(str(path.relative_to(root)) for path in paths)}
+        options = {"inputs": [str(path.relative_to(root)) for path in paths]}  # as JSON gives it back
     mark = hashlib.sha256("\0".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = f"predict-{root.stem or 'root'}-{mark}"
+    name = f"predict-{named(root)}-{mark}"
     data = Data("folder", name, config.data.folder, options={"root": str(root), **options})
     return dataclasses.replace(config, data=data)
 
@@ -182,13 +183,25 @@ def combine(
     config = members[0].config
     rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     root = Path(read_description(config.corpus_dir).get("root", ""))
+    heard = {
+        media_id: count / shard.frame_rate
+        for shard in members[0].shards
+        for media_id, count in zip(shard.media_id, shard.frame_count.tolist(), strict=True)
+    }
     for together in zip(*(member.results() for member in members), strict=True):
         found = together[0][0]
         scores = np.mean([lay_onto(found.seconds, other.seconds, own) for other, own, _ in together], axis=0)
         by_rule = np.mean([own for _, _, own in together], axis=0)
-        row = rows[found.media_id]
+        row = with_length(rows[found.media_id], heard[found.media_id])
         weights = expected.weights(row)
         yield conclude(row, root / row.file, found.seconds, scores, by_rule, minimum, settings, weights)
+
+
+def with_length(row: Recording, seconds: float) -> Recording:
+    """Return a recording with the length of its frames where its header says nothing, or far from the truth."""
+    if row.duration and abs(row.duration - seconds) < HEADER_ERROR:
+        return row
+    return dataclasses.replace(row, duration=round(seconds, 3))
 
 
 def predict(
@@ -325,10 +338,16 @@ def output_path(
         return output
     stem = joined([target.folder.name for target in targets])
     if inputs:
-        stem += "-" + joined([path.expanduser().resolve().stem or "root" for path in inputs])
+        stem += "-" + joined([named(path) for path in inputs])
     if name != "birdclef2016":
         stem += f"-{name}"
     return (output or PREDICTIONS) / f"{stem}{ending.removesuffix('/')}"
+
+
+def named(path: Path) -> str:
+    """Return what an input is called: a folder by its name, a file without its ending."""
+    path = path.expanduser().resolve()
+    return (path.stem if path.is_file() else path.name) or "root"
 
 
 def joined(names: Sequence[str]) -> str:

@@ -60,7 +60,9 @@ class Clip:
     score: float
 
 
-def choose(rows: Sequence[dict[str, str]], how: How, count: int, species: Sequence[str], seed: int) -> list[Clip]:
+def choose(
+    rows: Sequence[dict[str, str]], how: How, count: int, species: Sequence[str], seed: int, audio: Path
+) -> list[Clip]:
     """Return up to `count` clips of every species.
 
     Args:
@@ -90,7 +92,7 @@ def choose(rows: Sequence[dict[str, str]], how: How, count: int, species: Sequen
             chosen = rng.permutation(len(own))[:count]
         else:
             chosen = balanced(np.array([float(row["score"]) for row in own]), count, rng)
-        clips += [_clip(own[i]) for i in sorted(chosen.tolist())]
+        clips += [_clip(own[i], audio) for i in sorted(chosen.tolist())]
     return clips
 
 
@@ -102,12 +104,21 @@ def balanced(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return order[np.lexsort((-band, turn))][:count]
 
 
-def _clip(row: dict[str, str]) -> Clip:
-    mark = hashlib.sha256(f"{row['file']} {row['start']}".encode(errors="surrogateescape")).hexdigest()[:10]
+def _clip(row: dict[str, str], audio: Path) -> Clip:
+    """Return a detection as a clip; its name is another one for another time, and for another recording."""
+    path = _source(row["file"], audio)
+    facts = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else ()
+    identity = f"{path} {row['file']} {facts} {row['start']} {row['end']}"
+    mark = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:10]
     name = f"{''.join(c if c.isalnum() else '_' for c in row['class_id'])}-{mark}"
     title = row.get("vernacular_name") or row.get("scientific_name") or row["class_id"]
     times = float(row["start"]), float(row["end"])
     return Clip(name, row["file"], *times, row["class_id"], title, float(row["score"]))
+
+
+def _source(file: str, audio: Path) -> Path:
+    """Return where a recording should be; nothing has been checked."""
+    return (audio / file).resolve() if audio.is_dir() else audio.resolve()
 
 
 def cut(clip: Clip, audio: Path, folder: Path) -> str:
@@ -115,7 +126,7 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     sound, image = folder / f"{clip.name}.flac", folder / f"{clip.name}.png"
     if sound.exists() and image.exists():
         return ""
-    path = (audio / clip.file).resolve() if audio.is_dir() else audio
+    path = _source(clip.file, audio)
     if audio.is_dir() and not path.is_relative_to(audio.resolve()):
         return "its path leads out of the folder"
     try:
@@ -171,7 +182,7 @@ def main() -> None:
     rows = read_table_of_detections(args.detections)
     if not rows:
         raise PipelineError(f"{args.detections} holds no detection. Predict with a lower --minimum.")
-    clips = choose(rows, args.how, args.count, args.species, args.seed)
+    clips = choose(rows, args.how, args.count, args.species, args.seed, args.audio)
     folder = args.output / "clips"
     folder.mkdir(parents=True, exist_ok=True)
     work = Parallel(n_jobs=args.jobs, return_as="generator")(delayed(cut)(clip, args.audio, folder) for clip in clips)

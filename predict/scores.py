@@ -25,7 +25,7 @@ from config import Config, PipelineError
 from config.commandline import progress
 from preprocess.alone import alone_in
 from preprocess.cluster import has_cluster, spread
-from preprocess.seals import check_content, seal_content
+from preprocess.seals import check_content, checksum, read_seals, seal_content
 from preprocess.segments import SegmentReader, list_segments
 from preprocess.shards import Shard, open_shard, read_stamp
 from preprocess.whole import make_room, whole_file
@@ -105,27 +105,30 @@ def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: R
         PipelineError: if scores are no numbers.
     """
     with alone_in(folder):
-        todo = [shard for shard in shards if not is_valid(folder / shard.path.name, shard)]
+        marks = mark_shards(shards)
+        todo = [shard for shard in shards if not is_valid(folder / shard.path.name, shard, marks[shard.path])]
         keep = {shard.path.name for shard in shards}
         for path in folder.glob("*.h5*"):
             if path.name not in keep:
                 path.unlink()
-        return _make_scores(folder, config, todo, target, monitor) if todo else (0, 0.0)
+        return _make_scores(folder, config, todo, marks, target, monitor) if todo else (0, 0.0)
 
 
-def _make_scores(folder: Path, config: Config, todo: Sequence[Shard], target: Run, monitor: str) -> tuple[int, float]:
+def _make_scores(
+    folder: Path, config: Config, todo: Sequence[Shard], marks: dict[Path, str], target: Run, monitor: str
+) -> tuple[int, float]:
     counts = [
         len(list_segments(reader := open_reader(config, [shard]), range(len(reader)), config.predict.hop)[0])
         for shard in todo
     ]
     blocks = sum(-(-count // SEGMENTS_AT_ONCE) for count in counts)
     if has_cluster():
-        calls = [(target.folder.resolve(), monitor, config, shard.path, folder) for shard in todo]
+        calls = [(target.folder.resolve(), monitor, config, shard.path, marks[shard.path], folder) for shard in todo]
         for _ in progress(spread(score_on_worker, calls, 1), len(todo), "shards"):
             pass
     else:
         model = load_run(target, monitor)[1]
-        work = (None for shard in todo for _ in score_shard(folder, config, shard, model))
+        work = (None for shard in todo for _ in score_shard(folder, config, shard, marks[shard.path], model))
         for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
             pass
     return sum(counts), sum(counts) * config.features.segment_frames / todo[0].frame_rate
@@ -137,7 +140,7 @@ def open_reader(config: Config, shards: Sequence[Shard]) -> SegmentReader:
     return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
 
 
-def score_shard(folder: Path, config: Config, shard: Shard, model: Any) -> Iterator[None]:
+def score_shard(folder: Path, config: Config, shard: Shard, mark: str, model: Any) -> Iterator[None]:
     """Write the scores of a shard; yield after every `SEGMENTS_AT_ONCE` segments."""
     from train.scoring import segment_logits
 
@@ -160,14 +163,14 @@ def score_shard(folder: Path, config: Config, shard: Shard, model: Any) -> Itera
             ends = np.cumsum(counts)
             spans = [reader.spans(i, starts[ends[i] - counts[i] : ends[i]]) for i in range(len(reader))]
             file["spans"], file["counts"] = np.concatenate([*spans, np.empty((0, 2), np.int64)]), counts
-            file.attrs.update(inputs=inputs_of(shard), complete=1)
+            file.attrs.update(inputs=mark, complete=1)
             seal_content(file)
 
 
-def score_on_worker(run: Path, monitor: str, config: Config, shard: Path, folder: Path) -> None:
+def score_on_worker(run: Path, monitor: str, config: Config, shard: Path, mark: str, folder: Path) -> None:
     """Write the scores of a shard, in a process that keeps the network for the next one."""
     with _network:
-        for _ in score_shard(folder, config, open_shard(shard), _open_network(run, monitor, folder.name)):
+        for _ in score_shard(folder, config, open_shard(shard), mark, _open_network(run, monitor, folder.name)):
             pass
 
 
@@ -180,19 +183,27 @@ def _open_network(run: Path, monitor: str, mark: str) -> Any:
     return load_run(Run(run), monitor)[1]
 
 
-def inputs_of(shard: Shard) -> str:
-    """Return the fingerprint of what a shard was made from."""
-    stamp = read_stamp(shard.path)
-    return stamp[0] if stamp else ""
+def mark_shards(shards: Sequence[Shard]) -> dict[Path, str]:
+    """Return what identifies the recordings of every shard and what it holds of them, by its path.
+
+    The second is the checksum that stage 3 noted: names and lengths are the same after a sound was replaced.
+    """
+    sealed = {folder: read_seals(folder) for folder in {shard.path.parent for shard in shards}}
+    marks = {}
+    for shard in shards:
+        stamp, known = read_stamp(shard.path), sealed[shard.path.parent].get(shard.path.name)
+        content = checksum(shard.path) if known is None or known.crc32 is None else known.crc32
+        marks[shard.path] = f"{stamp[0] if stamp else ''}-{content:08x}"
+    return marks
 
 
-def is_valid(path: Path, shard: Shard) -> bool:
-    """Tell whether the scores of a shard are there, whole and of what it holds now."""
+def is_valid(path: Path, shard: Shard, mark: str) -> bool:
+    """Tell whether the scores of a shard are there, whole and of what it holds now, by `mark_shards`."""
     try:
         with h5py.File(path, "r") as file:
             whole = file.attrs.get("complete") == 1 and file["counts"].shape == (len(shard.media_id),)
             check_content(file)
-            return bool(whole and file.attrs.get("inputs") == inputs_of(shard))
+            return bool(whole and file.attrs.get("inputs") == mark)
     except (OSError, KeyError, ValueError, RuntimeError):
         return False
 

@@ -40,6 +40,7 @@ from train.run import Run, last_run, write_rows, write_text
 FALSE_POSITIVE_RATE = 0.001  # as system 001 has it
 FEW = 10  # positives below which a threshold is little more than a guess
 SMALLEST = 1e-6  # scores are clipped to [SMALLEST, 1 - SMALLEST] before their logit is taken
+MAX_CURVES = 60  # species in roc.png; a hundred take a minute to draw, and their names cannot be read
 FOLDS = 5  # of the reliability diagram, so that no score is judged by a calibration that has seen it
 
 
@@ -321,8 +322,11 @@ def draw(folder: Path, samples: Samples, found: dict[str, Any], names: Sequence[
     figure.savefig(folder / "thresholds.png", dpi=110)
     pyplot.close(figure)
 
-    columns = min(6, len(names))
-    lines = -(-len(names) // columns)
+    present_in = np.array([row["positives"] for row in found["species"].values()])
+    most = np.sort(np.argsort(-present_in, kind="stable")[:MAX_CURVES])
+    rows = list(found["species"].values())
+    columns = min(6, len(most))
+    lines = -(-len(most) // columns)
     figure, axes = pyplot.subplots(
         lines,
         columns,
@@ -332,10 +336,10 @@ def draw(folder: Path, samples: Samples, found: dict[str, Any], names: Sequence[
         sharey=True,
         layout="constrained",
     )
-    for axis in axes.flat[len(names) :]:
+    for axis in axes.flat[len(most) :]:
         axis.set_visible(False)
-    for i, (axis, name, row) in enumerate(zip(axes.flat, names, found["species"].values(), strict=False)):
-        own, truth = samples.of(i)
+    for axis, i in zip(axes.flat, most, strict=False):
+        name, row, (own, truth) = names[i], rows[i], samples.of(i)
         if truth.any() and not truth.all():
             alarms, hits, _ = roc_curve(truth, own)
             axis.plot(alarms, hits)
@@ -408,7 +412,6 @@ def main() -> None:
     write_text(target.folder / "thresholds.json", json.dumps(without_nan(found), indent=1))
     rows = [{"class_id": name, **without_nan(row)} for name, row in found["species"].items()]
     write_rows(target.folder / "thresholds.csv", rows)
-    draw(target.folder, samples, found, names)
     print(as_text(found, names))
     few = [name for name, row in zip(names, found["species"].values(), strict=True) if row["positives"] < FEW]
     if few:

@@ -124,8 +124,8 @@ def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tupl
             duration, rate = audio.probe(path)
         except audio.AudioError as error:
             return Reject(row.file, "fetch", error.reason, error.detail)
-        except OSError as error:
-            return Reject(row.file, "fetch", "unreadable", str(error.strerror))
+        except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
+            return Reject(row.file, "fetch", "unreadable", getattr(error, "strerror", None) or "a link to itself")
         return replace(row, duration=round(duration, 6) or row.duration, sample_rate=rate or row.sample_rate)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -147,13 +147,20 @@ def fingerprint_files(root: Path) -> str:
         folders.sort()
         digest.update(f"{os.path.relpath(top, root)}\n".encode(errors="surrogateescape"))
         with os.scandir(top) as entries:
-            facts = {entry.name: entry.stat() for entry in entries if entry.is_file()}
+            facts = {entry.name: found for entry in entries if (found := _facts(entry))}
         for name in sorted(files):
             if name in facts:
                 digest.update(
                     f"{name}|{facts[name].st_size}|{facts[name].st_mtime_ns}\n".encode(errors="surrogateescape")
                 )
     return digest.hexdigest()
+
+
+def _facts(entry: os.DirEntry) -> os.stat_result | None:
+    try:
+        return entry.stat() if entry.is_file() else None
+    except OSError:  # a link to itself
+        return None
 
 
 def check_description(folder: Path, description: dict[str, Any]) -> dict[str, Any]:

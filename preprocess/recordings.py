@@ -71,6 +71,11 @@ class Reject:
     detail: str = ""
 
 
+def shown(file: str) -> str:
+    """Return a file name as a table may hold it: one with control characters or no characters at all is escaped."""
+    return file if file.isprintable() else ascii(file)
+
+
 Row = TypeVar("Row", Recording, Species, Reject)
 R = TypeVar("R")
 

@@ -26,7 +26,7 @@ from preprocess.cluster import cluster, has_cluster, spread
 from preprocess.manifest import read_description
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, read_columns, read_table, write_table
-from preprocess.seals import find_changed, is_there, look, read_facts, write_facts
+from preprocess.seals import SOURCES, find_changed, is_there, look, read_facts, write_facts
 
 SCRIPT = Path(__file__).with_name("sample_wavs_to_16k.sh")
 FILES_AT_ONCE = 64  # of a worker of a cluster
@@ -56,12 +56,17 @@ def resample(config: Config, jobs: int) -> None:
         raise PipelineError(f"{config.corpus_dir / 'corpus.json'} is missing. Run stage 1 first.")
     folder, names = wav_folder(config.corpus_dir, rate), [wav_name(file) for file in files]
     sealed, made, sources = read_facts(folder, names), look(folder, names), look(Path(root), files)
-    changed = [i for i in find_changed(made, sealed) if is_there(sources)[i]]  # others could not be made again
-    for i in changed:
-        (folder / names[i]).unlink()
-        made[i] = -1
-    if changed:
-        log(f"made again, as they are not what was written: {len(changed)} files such as {folder / names[changed[0]]}")
+    before = read_facts(folder, files, SOURCES)
+    for why, changed in (
+        ("they are not what was written", find_changed(made, sealed)),
+        ("their recordings are other ones", find_changed(sources, before)),  # with an older time too
+    ):
+        again = [i for i in changed if is_there(sources)[i] and is_there(made)[i]]  # others could not be made again
+        for i in again:
+            (folder / names[i]).unlink()
+            made[i] = -1
+        if again:
+            log(f"made again, as {why}: {len(again)} files such as {folder / names[again[0]]}")
     newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
     missing = np.flatnonzero(~newer)
     todo = [files[i] for i in missing]
@@ -77,6 +82,9 @@ def resample(config: Config, jobs: int) -> None:
         raise PipelineError(f"not one file of {root} could be used")
     if (made != sealed).any():
         write_facts(folder, names, made)
+    made_of = np.where(is_there(made)[:, None] & is_there(sources)[:, None], sources, before)
+    if (made_of != before).any():
+        write_facts(folder, files, made_of, SOURCES)
 
 
 def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: int, *more: str) -> None:

@@ -65,6 +65,18 @@ worker='
 in_dir=$1 out_dir=$2 rate=$3; shift 3
 flat() { printf %s "$1" | tr "\n\t" "; "; }
 report() { printf "%s\t%s\t%s\t%.200s\0" "$1" "$2" "$(flat "$file")" "$(flat "$said")"; }
+promise() { # how many bytes of sound the header of a WAV promises
+  case $in in *.[wW][aA][vV]) ;; *) return ;; esac
+  at=$(head -c 65536 "$in" | LC_ALL=C grep -abo data | head -n 1 | cut -d: -f1)
+  [ -z "$at" ] || od -An -t u4 -j $((at + 4)) -N 4 "$in" | tr -d " "
+}
+make() { # with options for the input
+  said=$({ sox -R "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
+  case $said in
+    *clipped*) said=$({ sox -R -G "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$? ;;
+  esac
+  size=$(wc -c < "$part")
+}
 last=
 for file; do
   in=$in_dir/$file
@@ -79,9 +91,11 @@ for file; do
     said="no permission to read it"; report reject unreadable; continue
   fi
   case $in in *[][*?{}\\]*) source=$(printf %s "$in" | sed "s/[][*?{}\\\\]/\\\\&/g") ;; *) source=$in ;; esac # sox expands wildcards, also in the output: hence -
-  said=$({ sox -R "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
+  make
   case $said in
-    *clipped*) said=$({ sox -R -G "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$? ;;
+    *"Premature EOF"*) # a program that wrote into a pipe promised 2 GB or more (0x7ffff000 is what sox leaves), or nothing
+      length=$(promise); [ "${length:-0}" -lt 2147479552 ] || said= ;;
+    *) [ "$size" -gt 44 ] || [ "$(promise)" != 0 ] || make --ignore-length ;;
   esac
   case $said in
     *"No space left"*|*"error writing output"*|*"ermission denied"*|*"Read-only"*) rm -f "$part"; report fatal; exit 255 ;;
@@ -90,7 +104,6 @@ for file; do
   if [ "$status" -ge 128 ]; then rm -f "$part"; said="sox ended by signal $((status - 128))"; report fatal; exit 255; fi
   case $status$said in 0|0*WARN*) case $said in *FAIL*) status=1 ;; esac ;; *) status=1 ;; esac
   if [ "$status" -ne 0 ]; then rm -f "$part"; report reject unreadable; continue; fi
-  size=$(wc -c < "$part")
   promised=$(od -An -t u4 -j 40 -N 4 "$part")
   if [ "$size" -lt $((44 + ${promised:-0})) ]; then # sox says nothing if only its last buffer does not fit
     rm -f "$part"; said="No space left on device"; report fatal; exit 255

@@ -2,6 +2,8 @@
 
     <folder>/sealed.csv     name,size,mtime_ns,crc32     of the finished files of a stage; crc32 may be empty
 
+    <folder>/sources.csv    the same of the files that those of a folder were made of
+
 A file without a seal, such as one that was finished just before a kill, is taken as it is.
 """
 
@@ -19,6 +21,7 @@ import numpy as np
 from preprocess.whole import whole_file
 
 TABLE = "sealed.csv"
+SOURCES = "sources.csv"
 COLUMNS = ["name", "size", "mtime_ns", "crc32"]
 BLOCK = 1 << 22  # bytes read at once
 LATEST = np.iinfo(np.int64).max  # ns, in the year 2262
@@ -96,14 +99,17 @@ def is_intact(path: Path, known: Seal | None) -> bool:
 def read_seals(folder: Path) -> dict[str, Seal]:
     """Return the seals of the files in a folder by name; none where there is no table, or a damaged one."""
     try:
-        return {name: Seal(int(size), int(time), int(crc) if crc else None) for name, size, time, crc in _read(folder)}
+        return {
+            name: Seal(int(size), int(time), int(crc) if crc else None)
+            for name, size, time, crc in _read(folder / TABLE)
+        }
     except (OSError, ValueError, csv.Error):
         return {}
 
 
-def _read(folder: Path) -> Iterator[list[str]]:
-    """Yield the lines of the table; none if its head is another one."""
-    with (folder / TABLE).open(newline="", encoding="utf-8") as stream:
+def _read(path: Path) -> Iterator[list[str]]:
+    """Yield the lines of a table; none if its head is another one."""
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = csv.reader(stream)
         if next(rows, None) == COLUMNS:
             yield from rows
@@ -111,22 +117,22 @@ def _read(folder: Path) -> Iterator[list[str]]:
 
 def write_seals(folder: Path, seals: Mapping[str, Seal]) -> None:
     """Write the seals of the files in a folder, whole or not at all."""
-    _write(folder, ((name, *own[:2], "" if own.crc32 is None else own.crc32) for name, own in seals.items()))
+    _write(folder / TABLE, ((name, *own[:2], "" if own.crc32 is None else own.crc32) for name, own in seals.items()))
 
 
-def _write(folder: Path, rows: Iterable[tuple]) -> None:
-    with whole_file(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+def _write(path: Path, rows: Iterable[tuple]) -> None:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
 
 
-def read_facts(folder: Path, names: Sequence[str]) -> np.ndarray:
+def read_facts(folder: Path, names: Sequence[str], table: str = TABLE) -> np.ndarray:
     """Return size and mtime_ns by the seals of files, int64 [names, 2]; -1 for those without one. For many files."""
     facts = np.full((len(names), 2), -1, np.int64)
     place = {name: i for i, name in enumerate(names)}
     try:
-        for name, size, time, _ in _read(folder):
+        for name, size, time, _ in _read(folder / table):
             if name in place:
                 facts[place[name]] = int(size), int(time)
     except (OSError, ValueError, OverflowError, csv.Error):
@@ -134,10 +140,10 @@ def read_facts(folder: Path, names: Sequence[str]) -> np.ndarray:
     return facts
 
 
-def write_facts(folder: Path, names: Sequence[str], facts: np.ndarray) -> None:
+def write_facts(folder: Path, names: Sequence[str], facts: np.ndarray, table: str = TABLE) -> None:
     """Write the seals of the files that are there, whole or not at all; facts as from `look`."""
     rows = zip(names, facts.tolist(), strict=True)
-    _write(folder, ((name, size, time, "") for name, (size, time) in rows if size >= 0))
+    _write(folder / table, ((name, size, time, "") for name, (size, time) in rows if size >= 0))
 
 
 def seal_content(file: h5py.File) -> None:

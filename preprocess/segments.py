@@ -176,6 +176,21 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
     return [open_shard(path) for path in paths]
 
 
+def hop_frames(hop: float, frame_rate: float, segment_frames: int) -> int:
+    """Return how many frames after the one before a segment begins; a hop of 0 s is the length of a segment.
+
+    Raises:
+        PipelineError: if the hop is longer than a segment.
+    """
+    step = max(1, round(hop * frame_rate)) if hop else segment_frames
+    if step > segment_frames:
+        raise PipelineError(
+            f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
+            f"{segment_frames / frame_rate:g} s of a segment, so that nothing is left out."
+        )
+    return step
+
+
 def list_segments(reader: SegmentReader, recordings: Iterable[int], hop: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Return all segments of some recordings: the recording and the first frame of each, int64 [segments].
 
@@ -186,12 +201,7 @@ def list_segments(reader: SegmentReader, recordings: Iterable[int], hop: float =
     Raises:
         PipelineError: if the hop is longer than a segment.
     """
-    step = max(1, round(hop * reader.frame_rate)) if hop else reader.segment_frames
-    if step > reader.segment_frames:
-        raise PipelineError(
-            f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
-            f"{reader.segment_frames / reader.frame_rate:g} s of a segment, so that nothing is left out."
-        )
+    step = hop_frames(hop, reader.frame_rate, reader.segment_frames)
     recordings = np.fromiter(recordings, np.int64)
     spare = reader.frames_left[recordings] - reader.segment_frames
     gaps = np.where(spare >= 0, -(-spare // step), -spare // step)

@@ -13,6 +13,8 @@ from train.losses import Loss
 from train.metrics import average_precision, bootstrap_interval, in_top, macro_auroc, main_species
 from train.scoring import recording_scores, segment_logits, split
 
+CELLS_AT_ONCE = 1 << 25  # logits of segments in memory
+
 
 class MAPCallback(keras.callbacks.Callback):
     """Adds val_loss, val_acc, val_map, val_map_background, val_top{1,3,5} and val_auc to the logs of an epoch.
@@ -47,21 +49,34 @@ class MAPCallback(keras.callbacks.Callback):
         self.scored, self.loss, self.reader = model, loss, reader
         self.recordings, self.labels, self.batch_size = recordings, labels, settings.batch_size
         self.owners, self.starts = list_segments(reader, recordings, settings.hop)
+        first = np.flatnonzero(np.diff(self.owners, prepend=-1))  # segment of every recording
+        most = max(1, CELLS_AT_ONCE // model.output_shape[-1])  # segments
+        cuts = np.flatnonzero(np.diff(first // most, prepend=-1))  # so that their logits fit into memory
+        self.parts = [
+            (slice(low, high), slice(first[low], first[high] if high < len(first) else len(self.owners)))
+            for low, high in zip(cuts.tolist(), [*cuts[1:].tolist(), len(first)], strict=True)
+        ]
         self.main = main_species(labels, background.shape[1])
         self.relevant = self.main | background
 
     def evaluate(self) -> dict[str, float]:
         """Return the validation figures of the current weights; `scores` then holds those of the recordings."""
-        logits = segment_logits(self.scored, self.reader, self.owners, self.starts, self.batch_size)
-        label_of = dict(zip(self.recordings.tolist(), self.labels.tolist(), strict=True))
-        labels = np.array([label_of[owner] for owner in self.owners.tolist()])
-        scores = recording_scores(self.loss, logits, self.owners, self.recordings)
-        best = np.argmax(logits[:, : scores.shape[1]], axis=1)
+        found, losses, hits = [], [], 0
+        for recordings, segments in self.parts:
+            owners = self.owners[segments]
+            logits = segment_logits(self.scored, self.reader, owners, self.starts[segments], self.batch_size)
+            found.append(recording_scores(self.loss, logits, owners, self.recordings[recordings]))
+            counts = np.diff(np.flatnonzero(np.diff(owners, prepend=-1)), append=len(owners))
+            labels = np.repeat(self.labels[recordings], counts)
+            best = np.argmax(logits[:, : found[-1].shape[1]], axis=1)
+            hits += int(np.sum((best == labels) & np.isfinite(logits).all(axis=1)))
+            losses.append(self._loss(logits, labels, owners, recordings))
+        scores = np.concatenate(found)
         scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
         self.scores = scores  # float64 [recordings, classes]
         return {
-            "val_loss": self._mean_loss(logits, labels),
-            "val_acc": float(np.mean((best == labels) & np.isfinite(logits).all(axis=1))),
+            "val_loss": float(np.sum(losses) / len(self.recordings if self.loss.whole else self.owners)),
+            "val_acc": hits / len(self.owners),
             "val_map": float(np.mean(average_precision(scores, self.main))),
             "val_map_background": float(np.mean(average_precision(scores, self.relevant))),
             "val_top1": float(np.mean(in_top(scores, self.labels, 1))),
@@ -70,16 +85,19 @@ class MAPCallback(keras.callbacks.Callback):
             "val_auc": macro_auroc(scores, self.main),
         }
 
-    def _mean_loss(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Return the mean loss over segments, or over recordings where the loss compares those."""
+    def _loss(self, logits: np.ndarray, labels: np.ndarray, owners: np.ndarray, recordings: slice) -> float:
+        """Return the sum of the losses of segments, or of recordings where the loss compares those."""
         one_hot = np.eye(self.loss.classes(logits.shape[1]), dtype=np.float32)
         if not self.loss.whole:
-            return float(np.mean(ops.convert_to_numpy(self.loss.compute(one_hot[labels], logits[:, None]))))
-        losses = [
-            self.loss.compute(one_hot[label][None], own[None])
-            for label, own in zip(self.labels, split(logits, self.owners, self.recordings), strict=True)
-        ]
-        return float(np.mean([ops.convert_to_numpy(value) for value in losses]))
+            values = [self.loss.compute(one_hot[labels], logits[:, None])]
+        else:
+            values = [
+                self.loss.compute(one_hot[label][None], own[None])
+                for label, own in zip(
+                    self.labels[recordings], split(logits, owners, self.recordings[recordings]), strict=True
+                )
+            ]
+        return float(sum(np.sum(ops.convert_to_numpy(value), dtype=np.float64) for value in values))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return the 95 % bootstrap intervals of val_map and val_top1 of the scores of the latest `evaluate`."""

@@ -56,17 +56,7 @@ class Batches:
         spare = spare_frames(reader, self.owners)
         self.latest = np.maximum(0, spare)
         self.first = np.minimum(0, spare) if train.random_padding else spare * 0
-        if train.batch_size % train.bag:
-            raise PipelineError(
-                f"Invalid value for train.bag. Received: {train.bag}. "
-                f"Expected: a divisor of train.batch_size, {train.batch_size}."
-            )
-        self.noisy = round(train.noise_class * train.batch_size / train.bag) * train.bag  # segments per batch
-        if train.noise_class and not 0 < self.noisy < train.batch_size:
-            raise PipelineError(
-                f"Invalid value for train.noise_class. Received: {train.noise_class:g}. Expected: a share that leaves "
-                f"at least one bag of {train.bag} for noise and one for species, of {train.batch_size} segments."
-            )
+        self.noisy = count_noisy(train)
         self.block_start = np.flatnonzero(np.diff(self.owners, prepend=-1))  # the first segment of every recording
         self.block_size = np.diff(self.block_start, append=len(self.owners))
         self.taken = np.minimum(self.block_size, train.recording_segments or len(self.owners))  # of it, per epoch
@@ -200,3 +190,23 @@ class Batches:
 def spare_frames(reader: SegmentReader, recordings: np.ndarray) -> np.ndarray:
     """Return how many frames longer than a segment recordings are, int64 [n]; negative for shorter ones."""
     return reader.frames_left[recordings] - reader.segment_frames
+
+
+def count_noisy(train: Train) -> int:
+    """Return how many segments of a batch are noise.
+
+    Raises:
+        PipelineError: if bags do not fit into a batch, or noise and species do not both get one.
+    """
+    if train.batch_size % train.bag:
+        raise PipelineError(
+            f"Invalid value for train.bag. Received: {train.bag}. "
+            f"Expected: a divisor of train.batch_size, {train.batch_size}."
+        )
+    noisy = round(train.noise_class * train.batch_size / train.bag) * train.bag
+    if train.noise_class and not 0 < noisy < train.batch_size:
+        raise PipelineError(
+            f"Invalid value for train.noise_class. Received: {train.noise_class:g}. Expected: a share that leaves "
+            f"at least one bag of {train.bag} for noise and one for species, of {train.batch_size} segments."
+        )
+    return noisy

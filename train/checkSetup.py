@@ -18,6 +18,7 @@ import shutil
 from config import PROJECT, Config, PipelineError
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.recipes import open_recipe
+from preprocess.segments import hop_frames
 from preprocess.sources import open_source
 from preprocess.split import open_split
 
@@ -39,17 +40,25 @@ def check(config: Config) -> None:
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK):
             raise PipelineError(f"Cannot write to {nearest}. Choose another place with data.folder and train.folder.")
+    from train.batches import count_noisy
+    from train.devices import data_parallel
     from train.losses import open_loss
     from train.mlflow_log import require_mlflow
     from train.network import build_model, build_trainer
     from train.run import Run
+    from train.scored import read_teacher
     from train.start_weights import check_start
     from train.trainModel import hardware
 
+    count_noisy(config.train)
+    hop_frames(config.predict.hop, recipe.frame_rate, config.features.segment_frames)
+    if config.train.teacher:
+        read_teacher(PROJECT / config.train.teacher)
     check_start(config.model, load=not Run(config.run_dir).has_state())
     require_mlflow(config)
     loss = open_loss(config.train.loss)
-    build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 2), loss, 1)
+    with data_parallel(config):
+        build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 2), loss, 1)
     free = shutil.disk_usage(nearest).free
     log(
         f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; "

@@ -60,9 +60,14 @@ def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[T
         group_by: what stays together where the folds are not official: "recordist" or "observation".
 
     Raises:
-        ConfigError: if there are fewer than two folds.
+        ConfigError: if there are fewer than two folds, or there is a teacher.
         PipelineError: if the manifest is missing.
     """
+    if config.train.teacher:
+        raise ConfigError(
+            "train.teacher cannot be cross-validated: the teacher's networks were trained on the folds that its "
+            "student would be scored on. Train the student on the training part and score it on the test part."
+        )
     rows = [row for row in read_table(config.corpus_dir / "recordings.csv", Recording) if row.part == "train"]
     official = sorted({row.fold for row in rows if row.fold})
     if folds is None and len(official) > 1:

@@ -15,7 +15,7 @@ from typing import Any
 import config as configuration
 from config import PROJECT, Config, ConfigError, PipelineError
 from config.commandline import log
-from train.run import flat_settings
+from train.run import Run, flat_settings
 
 MAX_PARAMETER = 500  # characters that every tracking server takes
 ARTIFACTS = (
@@ -27,7 +27,6 @@ ARTIFACTS = (
     "metrics.json",
     "per_class.csv",
     "hardware.csv",
-    "best_val_map.weights.h5",
 )
 
 
@@ -67,6 +66,7 @@ class Tracking:
     def __init__(self, client: Any, address: str, config: Config, folder: Path) -> None:
         """Go on with the MLflow run of a run directory, or start one."""
         self.client, self.folder = client, folder
+        self.weights = Run(folder).best_weights(config.train.monitor).name
         note = folder / "mlflow.json"
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         self.sent = 0  # epochs that the server has
@@ -102,7 +102,7 @@ class Tracking:
     def finish(self) -> None:
         """Send the files of the run and close it."""
         try:
-            for name in ARTIFACTS:
+            for name in (*ARTIFACTS, self.weights):
                 if (self.folder / name).exists():
                     self.client.log_artifact(self.run_id, str(self.folder / name))
             self.client.set_terminated(self.run_id)

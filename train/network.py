@@ -151,6 +151,7 @@ def build_model(config: Config, encoding: Encoding, shape: tuple[int, ...], clas
                 f"Invalid value for features.frontend. Received: {config.features.frontend.name!r} with "
                 f"features.recipe = {config.features.recipe}. Expected: nothing; only the recipe waveform takes one."
             )
+        check_dynamic_range(config, encoding)
         image = Standardise(
             values.shape[2:], config.model.normalise, config.model.dynamic_range, dtype="float32", name="standardise"
         )(values)
@@ -167,6 +168,16 @@ def build_model(config: Config, encoding: Encoding, shape: tuple[int, ...], clas
         if needs_attention(config.train.loss):
             network = add_attention(network, classes)
         return keras.Model(codes, network(image), name=network.name)
+
+
+def check_dynamic_range(config: Config, encoding: Encoding) -> None:
+    """Raise a ConfigError if model.dynamic_range is wider than all values that the recipe can store."""
+    limit = config.model.dynamic_range
+    if limit and encoding.dtype == "uint8" and limit >= 255 * encoding.scale_factor:
+        raise ConfigError(
+            f"Invalid value for model.dynamic_range. Received: {limit:g}. Expected: less than "
+            f"{255 * encoding.scale_factor:g}, the range of the recipe {config.features.recipe} in its units; 0: all."
+        )
 
 
 def add_attention(network: keras.Model, classes: int) -> keras.Model:
@@ -219,9 +230,10 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
         hits = ops.argmax(joined[:, :classes], axis=-1) == ops.argmax(joined[:, outputs:], axis=-1)
         return ops.cast(hits, "float32")
 
-    trainer.compile(
-        open_optimizer(config, steps_per_epoch), compute, metrics=[acc], jit_compile=compiler(trainer, network)
-    )
+    optimizer = open_optimizer(config, steps_per_epoch)
+    if config.train.precision == "mixed_float16":  # small gradients would become 0
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name=optimizer.name)
+    trainer.compile(optimizer, compute, metrics=[acc], jit_compile=compiler(trainer, network))
     return trainer
 
 

@@ -128,7 +128,8 @@ class Run:
                     "Start another run with --set train.run=NAME, or remove that folder."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / SEALS).unlink(missing_ok=True)  # until it is finished again
+        for name in (SEALS, "metrics.json"):  # until it is finished again
+            (self.folder / name).unlink(missing_ok=True)
         write_table(self.folder / "classes.csv", Species, species)
         write_text(self.folder / "features.json", json.dumps(asdict(stamp), indent=1))
         rows = [{"media_id": media_id, "side": side} for media_id, side in split.items()]
@@ -266,6 +267,10 @@ class Run:
                 partial.replace(path)
                 first = first or path
         self._save_state(trainer, history)
+        self.keep_history(history)
+
+    def keep_history(self, history: list[dict[str, float]]) -> None:
+        """Write history.csv."""
         write_rows(self.folder / "history.csv", history)
 
     def _save_state(self, trainer: Any, history: list[dict[str, float]]) -> None:
@@ -409,7 +414,7 @@ def flat_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one dictionary with keys such as train.loss.name."""
     flat = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # an empty one says that something is there, with its defaults
             flat |= flat_settings(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value

@@ -70,6 +70,20 @@ def ensemble(members: Sequence[Scored]) -> Scored:
     return dataclasses.replace(members[0], scores=np.mean([member.scores for member in members], axis=0))
 
 
+def read_teacher(teacher: Path) -> Scored:
+    """Return the scores that a cross-validation left in its folder.
+
+    Raises:
+        PipelineError: if they are missing or damaged.
+    """
+    if not (teacher / "scores.csv").exists():
+        raise PipelineError(
+            f"Invalid value for train.teacher: {teacher} holds no scores.csv. Expected: the folder of a finished "
+            "cross-validation (python train/crossValidate.py), such as runs/cv-NAME."
+        )
+    return read_scored(teacher / "scores.csv")
+
+
 def soften(
     targets: csr_array, media_ids: Sequence[str], classes: Sequence[str], teacher: Path, weight: float
 ) -> csr_array:
@@ -87,12 +101,7 @@ def soften(
     Raises:
         PipelineError: if the teacher is missing, damaged, or knows other species or none of the recordings.
     """
-    if not (teacher / "scores.csv").exists():
-        raise PipelineError(
-            f"Invalid value for train.teacher: {teacher} holds no scores.csv. Expected: the folder of a finished "
-            "cross-validation (python train/crossValidate.py), such as runs/cv-NAME."
-        )
-    scored = read_scored(teacher / "scores.csv")
+    scored = read_teacher(teacher)
     if sorted(scored.classes) != sorted(classes):
         raise PipelineError(f"Invalid value for train.teacher: {teacher} knows other species than the corpus.")
     row_of = {media_id: i for i, media_id in enumerate(scored.media_ids)}

@@ -24,6 +24,7 @@ from preprocess.recordings import Species, read_table
 from train.models.application import open_backbone
 from train.run import Run
 
+OUTPUTS = ("logits", "attention")  # layers that are made for the classes
 NAMES_SHOWN = 8  # of the layers without starting weights, in the log
 
 # Scopes of the AudioSet checkpoint in the order of the layers; each holds `weights` and `biases`.
@@ -122,21 +123,21 @@ def weighted_layers(network: keras.Model, prefix: str = "") -> Iterator[tuple[st
         if isinstance(layer, keras.Model):
             yield from weighted_layers(layer, f"{name}/")
         elif layer.weights:
-            yield ("logits" if layer.name == "logits" else name), layer
+            yield (layer.name if layer.name in OUTPUTS else name), layer
 
 
 def freeze(network: keras.Model, what: str | int) -> None:
     """Keep weights as they are: those of the backbone, or of so many of the first layers that have weights.
 
     The backbone is the model inside the network where there is one (vggish, application), else everything but the
-    logits. A frozen batch normalisation uses its running statistics while training, too.
+    outputs. A frozen batch normalisation uses its running statistics while training, too.
 
     Raises:
         ConfigError: if nothing would be left to train.
     """
     if what == "backbone":
         inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-        frozen = inner or [layer for layer in network.layers if layer.name != "logits"]
+        frozen = inner or [layer for layer in network.layers if layer.name not in OUTPUTS]
     else:
         layers = [layer for _, layer in weighted_layers(network)]
         if what >= len(layers):
@@ -171,7 +172,7 @@ def _load_run(network: keras.Model, path: Path, class_ids: Sequence[str]) -> lis
             for name, layer in weighted_layers(network):
                 arrays = stored.get(name, [])
                 fits = [array.shape for array in arrays] == [tuple(weight.shape) for weight in layer.weights]
-                if not fits or (name == "logits" and not same):
+                if not fits or (name in OUTPUTS and not same):
                     new.append(name)
                     continue
                 for weight, array in zip(layer.weights, arrays, strict=True):
@@ -199,7 +200,8 @@ def _stored_layers(file: h5py.File, network: str) -> dict[str, list[h5py.Dataset
         inner = _child(group, "layers") if "layers" in group else None
         for key in inner if inner is not None else ():
             item = _child(inner, key)
-            label = "logits" if _stored_name(item) == "logits" else f"{name}{key}"
+            own = _stored_name(item)
+            label = own if own in OUTPUTS else f"{name}{key}"
             if "layers" in item:
                 collect(item, f"{label}/")
             else:

@@ -200,6 +200,7 @@ def fit(
     model = build_model(config, reader.encoding, reader.shape, len(data.species) + noise_class)
     outputs = [kind.class_id for kind in data.species] + ["noise"] * noise_class
     prepare(config.model, model.layers[-1], outputs, load=not target.has_state())
+    warn_of_start(config, data)
     fit_statistics(model, reader, (batches.owners, batches.starts), config.model.normalise, config.train.seed)
     trainer = build_trainer(config, model, loss, batches.steps)
     trainer.optimizer.build(trainer.trainable_variables)
@@ -212,6 +213,7 @@ def fit(
         f"{model.name} with {model.count_params():,} parameters; {hardware()}"
     )
     if history:
+        target.keep_history(history)
         log(f"resuming after epoch {len(history)}: {figures(history[-1])}")
     scoring = MAPCallback(
         model,
@@ -260,6 +262,28 @@ def fit(
         tracking.log_epochs(history)
         tracking.finish()
     log(f"{target.folder}: {summary(metrics)}")
+
+
+def warn_of_start(config: Config, data: Dataset) -> None:
+    """Say loudly if the starting weights have learnt the species of recordings that are held back here."""
+    from train.start_weights import start_path
+
+    folder = start_path(config.model)
+    run = Run(folder if folder.is_dir() else folder.parent)
+    if not config.model.start or not (run.folder / "config.toml").exists():
+        return
+    before = run.read_config()
+    if before.corpus_dir != config.corpus_dir or before.train.target != "species":
+        return
+    ids = np.array(data.reader.media_id)
+    for side in ("validation", "holdout"):
+        held = set(ids[data.sides == side].tolist())
+        seen = run.trained_on(held)
+        if seen:
+            log(
+                f"warning: {run.folder.name}, whose weights this training starts from, was TRAINED on {len(seen)} of "
+                f"the {len(held)} recordings of the {side} side: its figures say nothing about other recordings."
+            )
 
 
 def open_batches(config: Config, data: Dataset) -> Any:

@@ -11,7 +11,7 @@ The search space is part of the experiment:
     [tune.space]
     "train.optimizer.learning_rate" = {low = 1e-5, high = 1e-2, log = true}
     "model.dropout" = {low = 0.0, high = 0.6, step = 0.1}
-    "train.augment.mixup.alpha" = [0.0, 0.2, 0.4]
+    "train.augment.mixup.alpha" = [0.1, 0.2, 0.4]
 
 Every trial is a run of its own, runs/<study>-0007. The study is a database, runs/<study>/study.sqlite3: the same
 command goes on after any interruption, with the trial that was interrupted, and several machines that see the folder
@@ -302,7 +302,7 @@ def run_trial(search: Search, study: Any) -> bool:
 
     trial = study.ask()
     # A seed of its own for every trial: machines that search together do not repeat each other.
-    study.sampler = open_sampler(search.config.train.seed * 100_003 + trial.number)
+    study.sampler = open_sampler((search.config.train.seed * 100_003 + trial.number) % 2**32)
     values = {dimension.key: dimension.suggest(trial) for dimension in search.space}
     name = trial.user_attrs.get("run") or f"{search.name}-{trial.number:04d}"
     trial.set_user_attr("run", name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from predict.detections import Result
 from predict.formats import Facts, open_csv
+from predict.formats.tables import plain_text
 from preprocess.whole import whole_file
 
 MOST_DRAWN = 15  # species, those with the most detections
@@ -75,7 +76,7 @@ def _write(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> N
         names = ("class_id", "scientific_name", "vernacular_name", "detections")
         writer.writerow(("site", "date", "hour", "minutes", *names))
         for slot in sorted(by_slot):
-            shown = (*slot, f"{minutes[slot]:.2f}")
+            shown = (plain_text(slot[0]), *slot[1:], f"{minutes[slot]:.2f}")
             for species, count in sorted(by_slot[slot], key=lambda item: (-item[1], item[0])):
                 kind = facts.species[species]
                 writer.writerow((*shown, kind.class_id, kind.scientific_name, kind.vernacular_name, count))

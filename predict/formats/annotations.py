@@ -8,6 +8,7 @@ import numpy as np
 from config import PipelineError
 from predict.detections import Result
 from predict.formats import Facts, open_csv
+from predict.formats.tables import plain
 from preprocess.whole import whole_file
 
 RAVEN = (
@@ -73,4 +74,6 @@ def kaleidoscope(results: Iterable[Result], path: Path, facts: Facts) -> None:
                 best = int(np.argmax(scores - np.where(scores >= facts.minimum, 0, 2)))
                 sure = scores[best] >= facts.minimum[best]
                 match, distance = (facts.name(best), f"{1 - scores[best]:.4f}") if sure else ("NoID", "")
-                writer.writerow((root, folder, file.name, f"{start:.3f}", f"{end - start:.3f}", match, distance))
+                writer.writerow(
+                    (root, plain(folder), plain(file.name), f"{start:.3f}", f"{end - start:.3f}", match, distance)
+                )

@@ -61,7 +61,7 @@ def _rows(results: Iterable[Result], facts: Facts) -> Iterator[dict[str, Any]]:
                 "score": round(found.score, 6),
                 "probability": round(facts.probability(found.score), 6) if facts.probability else None,
                 **known,
-                "site": row.locality,
+                "site": plain_text(row.locality),
                 "minimum": round(float(facts.minimum[found.species]), 6),
                 **made_by,
             }
@@ -69,7 +69,12 @@ def _rows(results: Iterable[Result], facts: Facts) -> Iterator[dict[str, Any]]:
 
 def plain(file: str) -> str:
     """Return a path that no spreadsheet takes for a formula; it still leads to the file."""
-    return f"./{file}" if file[:1] in "=+-@" else file
+    return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
+
+
+def plain_text(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def tidy_csv(results: Iterable[Result], path: Path, facts: Facts) -> None:

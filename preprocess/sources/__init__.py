@@ -10,12 +10,14 @@ A source whose root holds links to other places has a third, ``roots(root) -> li
 recordings really lie in.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from config import Data, PipelineError, open_part
-from preprocess.recordings import Recording, Reject, Species
+from preprocess import audio
+from preprocess.recordings import Recording, Reject, Species, shown
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,30 @@ def open_source(data: Data) -> Source:
     """
     source, options = open_part(__name__, "Source", "data.source", data.source, data.options)
     return source(**options)
+
+
+def find_audio(place: Path, root: Path) -> tuple[list[Path], list[Reject]]:
+    """Return the audio files below a folder in order, and the folders that were not looked into.
+
+    Args:
+        place: the folder.
+        root: what the names of the rejects are relative to.
+    """
+    files, rejects = [], []
+
+    def reject(folder: Path, reason: str, detail: str) -> None:
+        rejects.append(Reject(shown(folder.relative_to(root).as_posix()), "fetch", reason, detail))
+
+    def unreadable(error: OSError) -> None:
+        reject(Path(error.filename), "unreadable", error.strerror or str(error))
+
+    for top, folders, names in os.walk(place, onerror=unreadable):
+        folders.sort()
+        for name in folders:
+            if (Path(top) / name).is_symlink():
+                reject(Path(top) / name, "linked_folder", "a link to a folder is not followed; name the folder itself")
+        files += [path for path in (Path(top) / name for name in sorted(names)) if audio.is_audio(path)]
+    return files, rejects
 
 
 def find_root(root: str, what: str) -> Path:

@@ -17,7 +17,7 @@ import xmltodict
 from config import PipelineError
 from preprocess import audio, download
 from preprocess.metadata import Names, clean_date, clean_number, clean_time, complete, known, observation
-from preprocess.recordings import Recording, Reject, Species
+from preprocess.recordings import Recording, Reject, Species, shown
 from preprocess.sources import Corpus
 
 ARCHIVES = ("BirdCLEF2016TrainingSet.tar.gz", "BirdCLEF2016TestSet.tar.gz")
@@ -76,7 +76,7 @@ def read_release(root: Path) -> Corpus:
             for path in _listing(root / folder / wav):
                 if audio.is_audio(path) and found.setdefault(path.name.casefold(), path) is not path:
                     file = path.relative_to(root).as_posix()
-                    rejects.append(Reject(file, "fetch", "duplicate_name", "another file has this name"))
+                    rejects.append(Reject(shown(file), "fetch", "duplicate_name", "another file has this name"))
         stems = {path.stem.casefold(): name for name, path in reversed(found.items())}
         used = set()
         for name in xmls:
@@ -88,7 +88,7 @@ def read_release(root: Path) -> Corpus:
                     tags = read_xml(path)
                     recording, sound = _to_recording(tags, path, found, stems, part, root)
                 except audio.AudioError as error:
-                    rejects.append(Reject(file, "fetch", error.reason, error.detail))
+                    rejects.append(Reject(shown(file), "fetch", error.reason, error.detail))
                     used.add(stems.get(path.stem.casefold()))
                     continue
                 used.add(sound)
@@ -97,7 +97,8 @@ def read_release(root: Path) -> Corpus:
                     complete(taxa, _species(recording, tags))
         for name, path in found.items():
             if name not in used:
-                rejects.append(Reject(path.relative_to(root).as_posix(), "fetch", "no_metadata", "WAV without XML"))
+                file = shown(path.relative_to(root).as_posix())
+                rejects.append(Reject(file, "fetch", "no_metadata", "WAV without XML"))
     names = Names(taxa.values())
     recordings = [
         replace(row, background=names.background(row.background.split(","), row.class_id)) for row in recordings

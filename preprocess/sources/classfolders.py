@@ -3,7 +3,6 @@
 The layout of JibJib (input/data/<Genus_species>/*.wav) and of the audio of BirdCLEF 2024 at Passau.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from config import ConfigError
 from preprocess import audio
 from preprocess.metadata import check_class_id, check_name
-from preprocess.recordings import Recording, Reject, Species
-from preprocess.sources import Corpus, find_root
+from preprocess.recordings import Recording, Reject, Species, shown
+from preprocess.sources import Corpus, find_audio, find_root
 
 
 @dataclass(frozen=True)
@@ -37,32 +36,30 @@ class Source:
         """Return one recording of the training part for every audio file."""
         pattern = self._pattern()
         recordings, taxa, rejects = [], {}, []
-        for top, folders, names in os.walk(root):
-            folders.sort()
-            if Path(top) == root:
-                folders[:] = [name for name in folders if name not in self.exclude and not name.startswith(".")]
-            for path in (Path(top) / name for name in sorted(names)):
-                if not audio.is_audio(path):
-                    continue
-                file = path.relative_to(root).as_posix()
-                try:
-                    check_name(file)
-                    if "/" not in file:
-                        raise audio.AudioError("no_class", "the file lies in no class folder")
-                    class_id = check_class_id(file.partition("/")[0])
-                except audio.AudioError as error:
-                    rejects.append(
-                        Reject(file if file.isprintable() else ascii(file), "fetch", error.reason, error.detail)
-                    )
-                    continue
-                match = pattern.search(path.stem) if pattern else None
-                name = scientific_name(class_id)
-                taxa[class_id] = Species(class_id, name)
-                group = f"{class_id}|{match[1] or file}" if match else f"{class_id}|{file}"
-                recordings.append(
-                    Recording(file, file, class_id=class_id, group=group, part="train", scientific_name=name)
-                )
+        files, refused = find_audio(root, root)
+        rejects += [row for row in refused if not self._leaves_out(row.file)]
+        for path in files:
+            file = path.relative_to(root).as_posix()
+            if self._leaves_out(file):
+                continue
+            try:
+                check_name(file)
+                if "/" not in file:
+                    raise audio.AudioError("no_class", "the file lies in no class folder")
+                class_id = check_class_id(file.partition("/")[0])
+            except audio.AudioError as error:
+                rejects.append(Reject(shown(file), "fetch", error.reason, error.detail))
+                continue
+            match = pattern.search(path.stem) if pattern else None
+            name = scientific_name(class_id)
+            taxa[class_id] = Species(class_id, name)
+            group = f"{class_id}|{match[1] or file}" if match else f"{class_id}|{file}"
+            recordings.append(Recording(file, file, class_id=class_id, group=group, part="train", scientific_name=name))
         return Corpus(recordings, list(taxa.values()), rejects)
+
+    def _leaves_out(self, file: str) -> bool:
+        folder = file.partition("/")[0]
+        return folder in self.exclude or ("/" in file and folder.startswith("."))
 
     def _pattern(self) -> re.Pattern | None:
         if not self.group_pattern:

@@ -3,15 +3,14 @@
 Date, time and site are what the names of recorders' files say.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from config import PipelineError
 from preprocess import audio
 from preprocess.metadata import recorder_name
-from preprocess.recordings import Recording, Reject
-from preprocess.sources import Corpus
+from preprocess.recordings import Recording, Reject, shown
+from preprocess.sources import Corpus, find_audio
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,18 @@ class Source:
         if root.is_file():
             return Corpus([_recording(root.name)], [])
         places = self.roots(root)
-        files = {place for place in places if place.is_file()}
-        files |= {Path(top) / name for place in places for top, _, names in os.walk(place) for name in names}
+        files = {place for place in places if place.is_file() and audio.is_audio(place)}
         recordings, rejects = [], []
-        for file in sorted(file for file in files if audio.is_audio(file)):
+        for place in places:
+            found, refused = find_audio(place, root)
+            files.update(found)
+            rejects += refused
+        for file in sorted(files):
             name = file.relative_to(root).as_posix()
             if name.isprintable():
                 recordings.append(_recording(name))
             else:
-                rejects.append(Reject(repr(name), "fetch", "bad_filename", "the name holds control characters"))
+                rejects.append(Reject(shown(name), "fetch", "bad_filename", "the name holds control characters"))
         return Corpus(recordings, [], rejects)
 
 

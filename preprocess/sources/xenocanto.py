@@ -163,7 +163,7 @@ class Source:
                 continue
             recordings.append(row)
             complete(taxa, Species(row.class_id, row.scientific_name, row.vernacular_name))
-            also[row.media_id] = [item for item in answer.get("also") or () if isinstance(item, str)]
+            also[row.media_id] = _texts(answer.get("also"))
         names = Names(taxa.values())
         recordings = [replace(row, background=names.background(also[row.media_id], row.class_id)) for row in recordings]
         return Corpus(recordings, [taxa[class_id] for class_id in sorted(taxa)], rejects)
@@ -273,7 +273,7 @@ def fetch_pages(client: Client, query: str, per_page: int, folder: Path, only_fi
             with whole_file(path) as partial:
                 partial.write_text(json.dumps(answer), encoding="utf-8")
         answer = read_page(path)
-        numbers |= {row.get("id") for row in answer["recordings"]}
+        numbers |= {_text(row, "id") for row in answer["recordings"]}
         pages, announced = int(answer["numPages"]), int(answer["numRecordings"])
         page += 1
         if only_first:
@@ -330,7 +330,14 @@ def _page_folder(query: str, per_page: int) -> str:
 
 def _text(answer: dict[str, Any], name: str) -> str:
     value = answer.get(name)
-    return " ".join(str(value).split()) if isinstance(value, str | int | float) else ""
+    if not isinstance(value, str | int | float):
+        return ""
+    return " ".join(str(value).encode(errors="replace").decode().split())  # JSON can spell half a character
+
+
+def _texts(values: Any) -> list[str]:
+    """Return the texts of a list, as far as it is one."""
+    return [_text({"": value}, "") for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 def _to_recording(answer: dict[str, Any]) -> Recording:

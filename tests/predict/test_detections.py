@@ -1,5 +1,6 @@
 """Rankings and detections from scores of segments, by hand and by properties."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -134,3 +135,32 @@ def test_detections_cover_exactly_the_segments_that_reach_the_minimum(segments, 
             assert len(inside) == (score >= 0.5) or (score < 0.5 and len(inside) <= 1)
         assert all(a.end < b.start for a, b in pairwise(own))
         assert all(d.score == pytest.approx(scores[:, species][scores[:, species] <= d.score].max()) for d in own)
+
+
+def test_laying_long_recordings_onto_others_by_a_plain_loop():
+    """More stretches than are laid on at once, segments of another length, and gaps."""
+    rng = np.random.default_rng(0)
+    first = np.sort(rng.uniform(0, 4000, 700))
+    seconds = np.stack([first, first + rng.uniform(1, 9, 700)], axis=1)
+    scores = rng.random((700, 2))
+    ends = 3.0 * np.arange(1, 1400)
+    wanted = np.stack([ends - 3, ends], axis=1)
+    expected = np.zeros((len(wanted), 2))
+    for i, (low, high) in enumerate(wanted):
+        overlap = np.array([max(0.0, min(high, b) - max(low, a)) for a, b in seconds])
+        if overlap.sum():
+            expected[i] = (overlap[:, None] * scores).sum(axis=0) / overlap.sum()
+    np.testing.assert_allclose(lay_onto(wanted, seconds, scores), expected, rtol=1e-12)
+
+
+def test_laying_on_a_day_takes_little_memory():
+    """All at once it took 7 GB."""
+    first = np.arange(0, 86_400, 2.5)
+    seconds = np.stack([first, first + 5], axis=1)
+    cells = np.stack([np.arange(0, 86_400, 5.0), np.arange(5, 86_405, 5.0)], axis=1)
+    tracemalloc.start()
+    found = lay_onto(cells, seconds, np.ones((len(first), 3)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == 1).all()
+    assert most < 50e6

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
 from config import PipelineError
@@ -13,6 +14,7 @@ from predict.evaluateDetections import (
     Event,
     confusion,
     detection_ap,
+    draw,
     evaluate,
     figures,
     into_cells,
@@ -130,9 +132,36 @@ def test_files_are_found_by_their_names():
         match_files(["x.wav"], files[:2])
 
 
+def test_a_file_of_the_same_name_in_another_folder_is_another_file():
+    """Recorders name their files by the time, so those of two sites are called alike; nothing may be found in one."""
+    files = ["B/20230512_043000.WAV", "1/x.wav", "11/x.wav", "deep/C/y.wav"]
+    wanted = ["A/20230512_043000.WAV", "1/x.wav", "/mnt/1/x.wav", "C/y.txt", "c/C/y.wav"]
+    assert match_files(wanted, files) == {
+        "A/20230512_043000.WAV": "A/20230512_043000.WAV",
+        "1/x.wav": "1/x.wav",
+        "/mnt/1/x.wav": "1/x.wav",
+        "C/y.txt": "deep/C/y.wav",
+        "c/C/y.wav": "c/C/y.wav",
+    }
+
+
+def test_the_picture_of_many_species_stays_small(tmp_path):
+    """Of 300 species the 40 that are there most often are drawn."""
+    rng = np.random.default_rng(0)
+    truth, scores = rng.random((500, 300)) < 0.003, rng.random((500, 300)).round(1)
+    cells = Cells(truth, scores)
+    classes = [f"s{i}" for i in range(300)]
+    draw(tmp_path / "a.png", cells, evaluate(cells, classes, 0.5)[1], confusion(cells, 0.5), classes)
+    with Image.open(tmp_path / "a.png") as image:
+        assert max(image.size) < 3000
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
+        ("t.csv", "file,start,end,class_id\na,inf,inf,b\n", "no time or score"),
+        ("t.csv", "file,start,end,class_id\na,0,1e9,b\n", "no time or score"),
+        ("t.csv", "file,start,end,class_id\na,nan,1,b\n", "no time or score"),
         ("t.csv", "file,start\n", "no column 'end'"),
         ("t.csv", "file,start,end,class_id\na,x,1,b\n", "no number"),
         ("t.txt", "Selection\n", "no column 'begin time"),

@@ -221,6 +221,12 @@ def test_calibrated_scores(tmp_path):
 def test_no_name_is_taken_for_a_formula(tmp_path):
     rows = list(csv.DictReader(lines(written("csv", tmp_path, results=[result("=cmd(1).wav"), result("-x.wav")]))))
     assert {row["file"] for row in rows} == {"./=cmd(1).wav", "./-x.wav"}
+    odd = result("-deep/=x.wav")
+    odd = dataclasses.replace(odd, recording=dataclasses.replace(odd.recording, locality="=HYPERLINK(1)"))
+    for name, file in (("csv", ""), ("activity", "activity.csv"), ("kaleidoscope", "")):
+        path = written(name, tmp_path, results=[odd])
+        rows = list(csv.reader(lines(path / file if file else path)))
+        assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "-", "@") and cell != "-1"], name
 
 
 def test_parquet(tmp_path, monkeypatch):

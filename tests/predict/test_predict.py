@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,12 +14,12 @@ import soundfile
 import config as configuration
 from config import PipelineError
 from predict.evaluate import evaluate
-from predict.predict import predict
+from predict.predict import named, predict, with_length
 from predict.runfile import compare, read_run_file
 from predict.scores import load_run
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
-from preprocess.recordings import Reject, read_table
+from preprocess.recordings import Recording, Reject, read_table
 from preprocess.segments import SegmentReader, open_shards
 from tests.conftest import PROJECT, run_script
 from tests.predict.conftest import TRUTH
@@ -297,8 +298,42 @@ def test_files_and_folders_together(run_of_birds, expected, folder, test_sounds,
         assert found[name] == pytest.approx(expected[original], abs=1e-4)
     assert predict([run_of_birds], [folder, folder / "a"], tmp_path / "both.csv")
     assert set(read_run_file(tmp_path / "both.csv")) == set(ORIGINAL)
+    predict([run_of_birds], inputs, tmp_path / "again.csv")  # the same inputs once more: nothing to do
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "run.csv").read_bytes()
     with pytest.raises(PipelineError, match=r"There is no file or folder .*gone"):
         predict([run_of_birds], [folder / "a", folder / "gone"], tmp_path / "refused.csv")
+
+
+def test_another_sound_under_the_same_name_is_scored_anew(run_of_birds, expected, test_sounds, tmp_path):
+    """Of the same length, with a time long ago, and two files that change places."""
+    birds = tmp_path / "swapped"
+    birds.mkdir()
+    for i, (name, original) in enumerate((("a.wav", "RN112.wav"), ("b.wav", "RN114.wav"))):
+        samples, rate = soundfile.read(test_sounds / original)
+        soundfile.write(birds / name, np.resize(samples, 3 * rate), rate)
+        os.utime(birds / name, (1e9, 1e9 + i))
+    before = run_predict(run_of_birds, birds, tmp_path / "run.csv")
+    (birds / "a.wav").rename(birds / "c")
+    (birds / "b.wav").rename(birds / "a.wav")
+    (birds / "c").rename(birds / "b.wav")
+    after = run_predict(run_of_birds, birds, tmp_path / "run.csv")
+    assert after == {"a.wav": before["b.wav"], "b.wav": before["a.wav"]} != before
+
+
+def test_outputs_are_named_after_whole_folders(tmp_path):
+    """Those of folders that are called after years and months are different files."""
+    for name in ("2023.05", "2023.06"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "rec.1.wav").touch()
+    names = [tmp_path / "2023.05", tmp_path / "2023.06", tmp_path / "rec.1.wav", Path("/")]
+    assert [named(path) for path in names] == ["2023.05", "2023.06", "rec.1", "root"]
+
+
+def test_a_length_is_that_of_the_sound_where_the_header_has_none():
+    row = Recording("a", "a.wv", duration=0.0)
+    assert with_length(row, 4.9872).duration == 4.987
+    assert with_length(dataclasses.replace(row, duration=0.75), 5.0).duration == 5.0  # as of a variable-rate MP3
+    assert with_length(dataclasses.replace(row, duration=5.02), 5.0).duration == 5.02
 
 
 def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp_path, monkeypatch):

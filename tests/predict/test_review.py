@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.conftest import run_script
 from tests.pages import StrictPage
 
 RATE = 24_000
+AUDIO = Path("audio")  # nothing is read from it
 
 
 def rows(scores, class_id="robin") -> list[dict[str, str]]:
@@ -28,22 +30,24 @@ def rows(scores, class_id="robin") -> list[dict[str, str]]:
 
 
 def test_the_best_are_chosen():
-    chosen = choose(rows([0.2, 0.9, 0.5]) + rows([0.1, 0.3], "wren"), "top", 2, [], 0)
+    chosen = choose(rows([0.2, 0.9, 0.5]) + rows([0.1, 0.3], "wren"), "top", 2, [], 0, AUDIO)
     assert [(clip.class_id, clip.score) for clip in chosen] == [
         ("robin", 0.9),
         ("robin", 0.5),
         ("wren", 0.3),
         ("wren", 0.1),
     ]
-    assert {clip.class_id for clip in choose(rows([0.2]) + rows([0.1], "wren"), "top", 2, ["wren"], 0)} == {"wren"}
+    two = rows([0.2]) + rows([0.1], "wren")
+    assert {clip.class_id for clip in choose(two, "top", 2, ["wren"], 0, AUDIO)} == {"wren"}
     with pytest.raises(PipelineError, match=r"dodo was not detected\. Detected were: robin"):
-        choose(rows([0.5]), "top", 2, ["dodo"], 0)
+        choose(rows([0.5]), "top", 2, ["dodo"], 0, AUDIO)
 
 
 def test_the_seed_chooses():
     scores = np.linspace(0, 1, 50)
-    first = choose(rows(scores), "random", 10, [], 0)
-    assert first == choose(rows(scores), "random", 10, [], 0) != choose(rows(scores), "random", 10, [], 1)
+    first = choose(rows(scores), "random", 10, [], 0, AUDIO)
+    assert first == choose(rows(scores), "random", 10, [], 0, AUDIO)
+    assert first != choose(rows(scores), "random", 10, [], 1, AUDIO)
     assert len({clip.name for clip in first}) == 10
 
 
@@ -166,3 +170,14 @@ def test_nothing_to_review(sounds, tmp_path):
     done = run_script("predict/reviewSegments.py", table, "--audio", sounds)
     assert done.returncode == 1
     assert done.stderr == f"error: {table} holds no detection. Predict with a lower --minimum.\n"
+
+
+def test_clips_of_other_recordings_and_times_have_other_names(tmp_path):
+    """In one output folder, files of one name under two roots, one that was replaced, and a longer detection."""
+    names = []
+    for folder, content in (("a", b"1"), ("b", b"1"), ("a", b"22")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "0.wav").write_bytes(content)
+        names += [clip.name for clip in choose(rows([0.5]), "top", 1, [], 0, tmp_path / folder)]
+        names += [clip.name for clip in choose([rows([0.5])[0] | {"end": "9.0"}], "top", 1, [], 0, tmp_path / folder)]
+    assert len(set(names)) == 6

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from predict.scores import is_valid, load_run, make_scores, read_scores, scores_folder
+from predict.scores import is_valid, load_run, make_scores, mark_shards, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.segments import SegmentReader, list_segments, open_shards
 from train.run import Run
@@ -64,8 +64,9 @@ def test_what_is_scored_is_not_scored_again(scored, score):
         file.attrs["inputs"] = "of another shard"
     (folder / "test-00099-of-00100.h5").write_bytes(b"of a corpus that was larger")
     (folder / "train-00000-of-00003.h5.part").write_bytes(b"left by a kill")
-    assert not is_valid(broken, shards[0])
-    assert not is_valid(stale, shards[1])
+    marks = mark_shards(shards)
+    assert not is_valid(broken, shards[0], marks[shards[0].path])
+    assert not is_valid(stale, shards[1], marks[shards[1].path])
     score(lambda: model)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert after.keys() == before.keys()

@@ -1,8 +1,10 @@
 """Stages 1 to 3 on a release that holds one file of every bad and of every unusual kind."""
 
 import dataclasses
+import os
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +286,36 @@ class TestProbe:
         (tmp_path / "a.wav").write_bytes(header(0xFFFFFFFF, 0xFFFFFFFF) + samples)
         duration, rate = probe(tmp_path / "a.wav")
         assert (rate, round(duration, 3)) == (44_100, 1.0)
+
+    @pytest.mark.parametrize("length", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+    @pytest.mark.parametrize(("subtype", "width"), [("PCM_16", 2), ("PCM_24", 3), ("FLOAT", 4)])
+    def test_what_programs_leave_that_write_into_pipes(self, tmp_path, length, subtype, width):
+        """0 by recorders that were cut off, then sox, arecord and ffmpeg; the samples go to the end of the file."""
+        path = tmp_path / "a.wav"
+        soundfile.write(path, tone(1500, 1)[:, None].repeat(2, axis=1) * 0.5, 44_100, subtype=subtype)
+        whole = path.read_bytes()
+        at = whole.index(b"data") + 4
+        path.write_bytes(whole[:at] + struct.pack("<I", length) + whole[at + 4 : at + 4 + 44_100 * 2 * width])
+        assert probe(path) == (1.0, 44_100)
+
+    def test_a_header_of_no_samples_with_a_chunk_after_it(self, tmp_path):
+        (tmp_path / "a.wav").write_bytes(header(36 + 12, 0) + b"LIST" + struct.pack("<I", 4) + b"INFO")
+        with pytest.raises(AudioError, match="no_samples"):
+            probe(tmp_path / "a.wav")
+
+    @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+    def test_flac_from_a_pipe(self, tmp_path):
+        """It does not say how long it is, and libsndfile makes 6 million years of that."""
+        soundfile.write(tmp_path / "a.wav", tone(1500, 1), 44_100)
+        command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "flac", "-"]
+        (tmp_path / "b.flac").write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert probe(tmp_path / "b.flac") == (0.0, 44_100)
+
+    def test_a_name_that_is_no_utf8(self, tmp_path):
+        path = tmp_path / os.fsdecode(b"\xff") / "a.wav"
+        path.parent.mkdir()
+        path.write_bytes(header(36 + 88_200, 88_200) + bytes(88_200))
+        assert probe(path) == (1.0, 44_100)
 
     def test_extra_chunks_of_odd_length_before_the_samples(self, tmp_path):
         samples = (tone(1500, 1) * 32_767).astype("<i2").tobytes()

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 import soundfile
 
 from config import PipelineError
+from preprocess.fetchData import fetch
 from preprocess.recordings import Reject, read_table
 from preprocess.resample import resample, wav_folder, wav_name
-from tests.conftest import PROJECT, small_config
+from tests.conftest import PROJECT, small_config, three_species, write_release
 from tests.preprocess import naive
 from tests.preprocess.disk import mounted, small_disk
 
@@ -434,6 +436,19 @@ class TestRejects:
         found = outputs(out)
         assert outputs(tmp_path / "out") == {wav_name(name): found[wav_name(name)] for name in names}
 
+    @pytest.mark.parametrize("length", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+    def test_wavs_that_were_written_into_a_pipe(self, tmp_path, length):
+        """By a recorder that was cut off, sox, arecord and ffmpeg: their headers leave the length open."""
+        samples = noise(1.3, 44_100)
+        soundfile.write(tmp_path / "whole.wav", samples, 44_100)
+        whole = (tmp_path / "whole.wav").read_bytes()
+        at = whole.index(b"data") + 4
+        folder = tmp_path / "in"
+        folder.mkdir()
+        (folder / "open.wav").write_bytes(whole[:at] + struct.pack("<I", length) + whole[at + 4 :])
+        assert run(folder, tmp_path / "out").returncode == 0
+        assert (tmp_path / "out/open.wav").read_bytes() == sox(tmp_path / "whole.wav", tmp_path / "expected.wav")
+
     def test_rejected_ones_are_tried_again_and_reported_again(self, with_bad_files):
         folder, out, _ = with_bad_files
         before = rejected(out)
@@ -496,6 +511,25 @@ class TestStage:
         out = corpus.corpus_dir / "wav_16khz"
         assert len(outputs(out)) == 15
         assert all(name.split("/")[1] == "wav" for name in outputs(out))
+
+    def test_a_recording_that_was_replaced_by_an_older_one_is_made_again(self, tmp_path, capsys):
+        """As mv, cp -p, rsync -a and unzip do; its time says nothing."""
+        root = write_release(tmp_path / "release", three_species(2))
+        config = small_config(tmp_path, root)
+        fetch(config, 1)
+        one, two = sorted((root / "TrainingSet/wav").iterdir())[:2]
+        os.utime(two, (1e9, 1e9))
+        resample(config, 1)
+        out = wav_folder(config.corpus_dir, 16_000) / "TrainingSet/wav"
+        expected = (out / two.name).read_bytes()
+        assert expected != (out / one.name).read_bytes()
+        shutil.copy2(two, one)
+        fetch(config, 1)
+        resample(config, 1)
+        assert "made again, as their recordings are other ones: 1 files such as " in capsys.readouterr().out
+        assert (out / one.name).read_bytes() == (out / two.name).read_bytes() == expected
+        resample(config, 1)
+        assert "0 files resampled" in capsys.readouterr().out
 
     def test_before_stage_1(self, tmp_path):
         with pytest.raises(PipelineError, match="stage 1"):

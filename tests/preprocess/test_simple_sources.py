@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,28 @@ class TestTable:
         fetch(config, 1)
         assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
         assert [r.reason for r in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["duplicate_media_id"]
+
+    def test_odd_links_and_names_cost_only_themselves(self, tmp_path):
+        """A link to itself, a name that is no UTF-8, and a linked folder; all are listed."""
+        root = tmp_path / "birds"
+        for name in ("robin/a.wav", "wren/b.wav", "elsewhere/c.wav"):
+            sound((root if "else" not in name else tmp_path) / name)
+        (root / "robin/loop.wav").symlink_to("loop.wav")
+        (root / "dodo").symlink_to(tmp_path / "elsewhere")
+        shutil.copy(root / "robin/a.wav", os.fsencode(root / "wren") + b"/\xff.wav")
+        for name in ("classfolders", "folder"):
+            config = configuration.load(
+                None, [f"data.source={name}", f"data.root={root}", f"data.folder={tmp_path}", f"data.corpus={name}"]
+            )
+            fetch(config, 1)
+            taken = {row.file for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+            rejects = {(row.file, row.reason) for row in read_table(config.corpus_dir / "rejected.csv", Reject)}
+            assert taken == {"robin/a.wav", "wren/b.wav"}
+            assert rejects == {
+                ("robin/loop.wav", "unreadable"),
+                ("dodo", "linked_folder"),
+                (ascii("wren/\udcff.wav"), "bad_filename"),
+            }
 
     def test_two_files_that_would_be_one_when_resampled(self, tmp_path):
         """a.flac and a.flac.wav would both become a.flac.wav."""

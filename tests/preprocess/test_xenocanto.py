@@ -461,7 +461,10 @@ class TestAnswers:
         empty = dict.fromkeys(set(EXAMPLE) - {"id", "gen", "sp"})
         api.add(1, **empty)
         api.add(2, q="no score", lat="95", lon="x", date="0000-00-00", also=None, rec=["x"])
-        one, two = run(api, tmp_path).recordings
+        api.add(3, also=True, rec="half a \ud800 letter")
+        api.add(4, also=["Turdus merula", 5], en={})
+        one, two, three, four = run(api, tmp_path).recordings
+        assert (three.author, three.background, four.vernacular_name) == ("half a ? letter", "", "")
         assert (one.quality, one.author, one.group) == ("", "", "Parus_major|XC1")
         assert (two.quality, two.latitude, two.longitude, two.date, two.author) == ("", "", "", "", "")
 

@@ -240,7 +240,8 @@ def test_mlflow_has_figures_parameters_and_files(whole, resumed):
         assert tracked.data.params["train.ema"] == "0.9"
         assert tracked.data.params["features.bands"] == "19"
         files = {item.path for item in client.list_artifacts(tracked.info.run_id)}
-        assert {"config.toml", "metrics.json", "history.csv", "per_class.csv", "best_val_map.weights.h5"} <= files
+        assert {"config.toml", "metrics.json", "history.csv", "per_class.csv"} <= files
+        assert Run(config.run_dir).best_weights(config.train.monitor).name in files
 
 
 def test_a_server_that_is_not_there_gives_one_line(corpus, home):
