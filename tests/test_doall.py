@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import config as configuration
-from config import ConfigError
+from config import ConfigError, PipelineError
 from tests.conftest import PROJECT
 from train.checkSetup import check
 
@@ -100,6 +100,23 @@ def test_stage_0_ends_in_one_line(home):
 def test_stage_0_names_the_key_that_is_wrong(key, value):
     with pytest.raises(ConfigError, match=key.removesuffix(".width").replace(".", r"\.")):
         check(configuration.load(None, [f"{key}={value}"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "overrides"),
+    [
+        ("train.bag", ["train.bag=5", "train.batch_size=8"]),
+        ("train.noise_class", ["train.noise_class=0.001"]),
+        ("train.devices", ["train.devices=7"]),
+        ("train.teacher: .*nowhere holds no scores.csv", ["train.teacher=nowhere"]),
+        ("predict.hop. Received: 60", ["predict.hop=60"]),
+        ("model.dynamic_range. Received: 80. Expected: less than 12.75", ["model.dynamic_range=80"]),
+        ("train.seed", ["train.seed=4294967296"]),
+    ],
+)
+def test_stage_0_finds_what_would_fail_after_hours(words, overrides):
+    with pytest.raises(PipelineError, match=words):
+        check(configuration.load(None, overrides))
 
 
 def test_options_of_doall():

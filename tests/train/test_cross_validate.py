@@ -46,6 +46,11 @@ def read_rows(path):
         return list(csv.DictReader(stream))
 
 
+def test_a_teacher_would_give_the_folds_away(corpus, tmp_path):
+    with pytest.raises(ConfigError, match="teacher's networks were trained on the folds"):
+        plan(derived(corpus, tmp_path, *TINY, 'train.teacher="runs/cv-x"'), 2, 1, "recordist")
+
+
 @pytest.mark.slow
 class TestWhole:
     def test_every_recording_is_held_out_once(self, trials, corpus):

@@ -63,6 +63,19 @@ def pairs_in_order(scores: np.ndarray, positive: np.ndarray) -> float:
     return float(np.mean(np.where(gaps > 0, 1.0, np.where(gaps == 0, 0.5, 0.0))))
 
 
+@pytest.mark.parametrize("cells", [1, 5 * CLASSES, 1 << 25])
+@pytest.mark.parametrize("part", [Part("categorical_crossentropy"), Part("pooled", {"pool": "max"})])
+def test_figures_do_not_depend_on_how_many_recordings_fit_into_memory(
+    model, reader, background, monkeypatch, cells, part
+):
+    loss = open_loss(part)
+    expected = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
+    monkeypatch.setattr("train.MAPCallback.CELLS_AT_ONCE", cells)
+    callback = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict())
+    assert len(callback.parts) == {1: len(RECORDINGS), 1 << 25: 1}.get(cells, len(callback.parts))
+    assert callback.evaluate() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_figures_are_those_of_an_independent_computation(model, reader, background, batch_size):
     loss = open_loss(Part("categorical_crossentropy"))

@@ -347,3 +347,23 @@ def test_steps_are_compiled_unless_there_are_depthwise_convolutions(overrides, e
     config = settings("features.segment_frames=80", *overrides)
     trainer = build_trainer(config, build_model(config, UINT8, (80,), 3), open_loss(config.train.loss), 5)
     assert trainer.jit_compile is (expected or keras.backend.backend() == "jax")
+
+
+def test_float16_scales_its_loss():
+    """Gradients of some 1e-9 are 0 in float16; with a scale they arrive."""
+    for name, scaled in (("mixed_float16", True), ("mixed_bfloat16", False), ("float32", False)):
+        config = settings("features.segment_frames=80", f"train.precision={name}", "model.network=cnn1")
+        trainer = build_trainer(config, build_model(config, UINT8, (80,), 3), open_loss(config.train.loss), 5)
+        assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+        assert trainer.optimizer.learning_rate is not None
+
+
+def test_a_dynamic_range_without_effect_is_refused():
+    """Codes of half a decibel span 127.5 dB, those of 0.05 powers of ten 12.75."""
+    for limit, encoding, good in ((80, Encoding("uint8", 0.5, -100), True), (80, Encoding("uint8", 0.05, -4.5), False)):
+        config = settings("features.segment_frames=80", f"model.dynamic_range={limit}", "model.network=cnn1")
+        if good:
+            build_model(config, encoding, (80,), 3)
+        else:
+            with pytest.raises(ConfigError, match=r"dynamic_range. Received: 80. Expected: less than 12\.75"):
+                build_model(config, encoding, (80,), 3)

@@ -24,6 +24,7 @@ from train.run import (
     Run,
     best_epoch,
     diverged,
+    identity,
     is_best,
     is_over,
     last_run,
@@ -230,6 +231,18 @@ def test_other_settings_are_refused_by_name(started, tmp_path, override, words):
     assert str(started.folder) in str(refusal.value)
     assert "train.epochs" not in str(refusal.value)
     assert (started.folder / "config.toml").read_bytes() == before
+
+
+def test_an_augmentation_without_options_belongs_to_the_run(tmp_path):
+    """time_roll = {} is not nothing."""
+    without = settings_of(tmp_path)
+    assert identity(settings_of(tmp_path, "train.augment.time_roll={}")) != identity(without)
+    assert identity(settings_of(tmp_path, "train.augment={time_roll={}, mixup={}}")) != identity(
+        settings_of(tmp_path, "train.augment={mixup={}}")
+    )
+    best = configuration.load(configuration.PROJECT / "config/best.toml", [])
+    less = configuration.load(configuration.PROJECT / "config/best.toml", ["train.augment.time_roll=false"])
+    assert identity(best) != identity(less)
 
 
 def test_all_changes_are_named_at_once(started, tmp_path):

@@ -1,5 +1,6 @@
 """Starting weights: what is taken and what is new, damaged and hostile files, the VGGish checkpoint, and freezing."""
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 import config as configuration
 import train.start_weights
-from config import ConfigError, Model, PipelineError
+from config import ConfigError, Model, Part, PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species, write_table
 from tests.train.conftest import derived
@@ -99,6 +100,30 @@ def test_the_weights_that_the_run_is_used_with(cnn1, tmp_path):
     (copy / "best_val_map.weights.h5").rename(copy / "last.weights.h5")
     (copy / "config.toml").write_text('[train]\nmonitor = "last"\n')
     assert all(start(whole("cnn1", 2), "cnn1", copy).values())
+
+
+def test_attention_belongs_to_the_classes(tmp_path):
+    """It is one weight per class, as the logits: new for other classes, and never frozen."""
+    pooled = {"loss": Part("pooled", {"pool": "attention"})}
+
+    def attentive(seed: int) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        config = settings("cnn1")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, **pooled))
+        model = build_model(config, ENCODING, SMALL["cnn1"][:1], 3)
+        rng = np.random.default_rng(seed)
+        for weight in model.weights:
+            weight.assign(rng.uniform(0.1, 1, weight.shape))
+        return model
+
+    run = leave_run(tmp_path / "run", attentive(1))
+    model = attentive(2)
+    assert all(start(model, "cnn1", run).values())
+    model = attentive(2)
+    taken = start(model, "cnn1", run, ["x", "y", "z"])
+    assert {name for name, changed in taken.items() if not changed} == {"logits", "attention"}
+    freeze(model.layers[-1], "backbone")
+    assert {weight.path.split("/")[0] for weight in model.trainable_weights} == {"logits", "attention"}
 
 
 def test_a_certain_file_of_a_run(cnn1, tmp_path):
@@ -452,3 +477,19 @@ def test_a_run_starts_from_another_and_resumes_by_itself(corpus, tmp_path, tiny,
         kernel = a["layers/functional/layers/conv2d/vars/0"][()]
         stored = [item[()] for item in b["weights"].values()]
     assert any(item.shape == kernel.shape and np.array_equal(item, kernel) for item in stored)
+
+
+def test_recordings_that_the_start_has_learnt_are_announced(corpus, tiny, tmp_path, capsys):
+    """Another seed holds back others; their species were told before."""
+    common = ("model.network=tiny", "train.epochs=1", "train.holdout=0.3", "train.validation=0.2")
+    train_network(derived(corpus, tmp_path, *common, "train.run=first"))
+    assert "was TRAINED" not in capsys.readouterr().out
+    second = derived(corpus, tmp_path, *common, "train.run=second", "train.seed=1", f"model.start={tmp_path}/first")
+    train_network(second)
+    said = capsys.readouterr().out
+    first = Run(tmp_path / "first").read_split()
+    for side in ("validation", "holdout"):
+        held = [name for name, own in Run(second.run_dir).read_split().items() if own == side]
+        seen = sum(first[name] == "train" for name in held)
+        assert (f"was TRAINED on {seen} of the {len(held)} recordings of the {side} side" in said) == (seen > 0)
+    assert "was TRAINED" in said

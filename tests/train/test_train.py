@@ -250,6 +250,34 @@ def test_a_run_killed_before_its_final_figures_gets_them(uninterrupted, corpus, 
     assert (run.folder / "history.csv").read_bytes() == history
 
 
+def test_a_longer_run_killed_before_its_final_figures_gets_them(uninterrupted, corpus, monkeypatch):
+    """Those of the shorter run are not taken for its own."""
+    run = copied(Run(uninterrupted.run_dir), "longer")
+    config = derived(corpus, run.folder.parent, *RANDOM, "train.epochs=18", "train.run=uninterrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.trainModel.final_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_network(config)
+    assert not run.is_finished(config)
+    train_network(config)
+    assert (run.read_metrics()["epochs"], len(run.read_history())) == (18, 18)
+    assert run.is_finished(config)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_history_is_mended_from_the_state(uninterrupted, corpus, damage):
+    run = copied(Run(uninterrupted.run_dir), f"history_{damage}")
+    path = run.folder / "history.csv"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(b"\n".join(whole.split(b"\n")[:2]))
+    config = derived(corpus, run.folder.parent, *RANDOM, "train.run=uninterrupted")
+    train_network(config)
+    assert path.read_bytes() == whole
+    assert run.is_finished(config)
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing"])
 def test_damaged_best_weights_give_one_clear_error(uninterrupted, corpus, damage):
     run = copied(Run(uninterrupted.run_dir), f"weights_{damage}")
