@@ -35,7 +35,7 @@ from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.recordings import Recording, read_table
 from train.metrics import bootstrap_interval
 from train.run import Run, write_rows, write_text
-from train.scored import ensemble, read_scored
+from train.scored import ensemble, read_scored, write_scored
 from train.trainModel import resolve, train
 
 FIGURES = {"top1": "top-1 accuracy", "map": "MAP, main species"}
@@ -203,7 +203,7 @@ def report(finished: Sequence[Trial]) -> None:
     summary = summarise(whole)
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     by_fold = [[read_scored(t.config.run_dir / "holdout.csv") for t in whole if t.fold == name] for name in folds]
-    write_rows(folder / "scores.csv", [row for members in by_fold for row in ensemble(members).rows()])
+    write_scored(folder / "scores.csv", [ensemble(members) for members in by_fold])
     print(as_text(rows, summary), flush=True)
 
 

@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from config import PipelineError
+from preprocess.whole import whole_file
 from train.metrics import average_precision, in_top, main_species
 
 PREFIX = "score_"
@@ -36,13 +36,15 @@ class Scored:
             "map": average_precision(self.scores, main),
         }
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the lines of the file."""
-        return [
-            {"media_id": media_id, "class_id": self.classes[label]}
-            | {f"{PREFIX}{name}": f"{value:.10g}" for name, value in zip(self.classes, own, strict=True)}
-            for media_id, label, own in zip(self.media_ids, self.labels, self.scores, strict=True)
-        ]
+
+def write_scored(path: Path, parts: Sequence[Scored]) -> None:
+    """Write recordings of the same classes, one part after the other."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["media_id", "class_id", *(PREFIX + name for name in parts[0].classes)])
+        for part in parts:
+            for media_id, label, own in zip(part.media_ids, part.labels, part.scores, strict=True):
+                writer.writerow([media_id, part.classes[label], *(f"{value:.10g}" for value in own)])
 
 
 def read_scored(path: Path) -> Scored:
@@ -53,12 +55,15 @@ def read_scored(path: Path) -> Scored:
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        classes = [name.removeprefix(PREFIX) for name in rows[0] if name.startswith(PREFIX)]
-        column = {name: i for i, name in enumerate(classes)}
-        scores = np.array([[float(row[PREFIX + name]) for name in classes] for row in rows])
-        labels = np.array([column[row["class_id"]] for row in rows])
-        return Scored([row["media_id"] for row in rows], classes, labels, scores)
+            rows = csv.reader(stream)
+            head = next(rows, [])
+            own, kind = head.index("media_id"), head.index("class_id")
+            places = [i for i, name in enumerate(head) if name.startswith(PREFIX)]
+            classes = [head[i].removeprefix(PREFIX) for i in places]
+            column = {name: i for i, name in enumerate(classes)}
+            found = [(row[own], column[row[kind]], np.array([float(row[i]) for i in places])) for row in rows]
+        media_ids, labels, scores = zip(*found, strict=True)
+        return Scored(list(media_ids), classes, np.array(labels), np.stack(scores))
     except FileNotFoundError:
         raise PipelineError(f"{path} is missing.") from None
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

@@ -50,7 +50,7 @@ from train.run import (
     stops_early,
     write_rows,
 )
-from train.scored import Scored, soften
+from train.scored import Scored, soften, write_scored
 from train.workers import agree, joined, of_the_first
 
 
@@ -427,8 +427,7 @@ def final_metrics(
         target.note_scoring("holdout", len(holdout), {"map": scored["holdout_map"], "top1": scored["holdout_top1"]})
         rows += class_rows("holdout", data, held)
         ids, classes = [data.reader.media_id[i] for i in holdout], [kind.class_id for kind in data.species]
-        scored_rows = Scored(ids, classes, data.labels[holdout], held.scores).rows()
-        write_rows(target.folder / "holdout.csv", scored_rows)
+        write_scored(target.folder / "holdout.csv", [Scored(ids, classes, data.labels[holdout], held.scores)])
     write_rows(target.folder / "per_class.csv", rows)
     return metrics
 

@@ -59,17 +59,18 @@ def find_audio(place: Path, root: Path) -> tuple[list[Path], list[Reject]]:
     """
     files, rejects = [], []
 
-    def reject(folder: Path, reason: str, detail: str) -> None:
-        rejects.append(Reject(shown(folder.relative_to(root).as_posix()), "fetch", reason, detail))
+    def name_of(folder: Path) -> str:
+        return shown(folder.relative_to(root).as_posix())
 
     def unreadable(error: OSError) -> None:
-        reject(Path(error.filename), "unreadable", error.strerror or str(error))
+        rejects.append(Reject(name_of(Path(error.filename)), "fetch", "unreadable", error.strerror or str(error)))
 
     for top, folders, names in os.walk(place, onerror=unreadable):
         folders.sort()
         for name in folders:
             if (Path(top) / name).is_symlink():
-                reject(Path(top) / name, "linked_folder", "a link to a folder is not followed; name the folder itself")
+                detail = "a link to a folder is not followed; name the folder itself"
+                rejects.append(Reject(name_of(Path(top) / name), "fetch", "linked_folder", detail))
         files += [path for path in (Path(top) / name for name in sorted(names)) if audio.is_audio(path)]
     return files, rejects
 

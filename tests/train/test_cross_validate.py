@@ -17,7 +17,7 @@ from preprocess.segments import open_shards
 from tests.train.conftest import derived
 from train.crossValidate import as_text, cross_validate, plan, report
 from train.run import Run, write_rows
-from train.scored import Scored, ensemble, read_scored, soften
+from train.scored import Scored, ensemble, read_scored, soften, write_scored
 from train.trainModel import open_dataset, train
 
 TINY = (
@@ -133,7 +133,7 @@ class TestTeacher:
 
     def test_recordings_it_does_not_know_keep_their_targets(self, tmp_path):
         scored = Scored(["b", "z"], ["y", "x"], np.array([0, 1]), np.array([[0.6, 0.4], [1.0, 0.0]]))
-        write_rows(tmp_path / "scores.csv", scored.rows())
+        write_scored(tmp_path / "scores.csv", [scored])
         found = soften(csr_array(np.eye(2, dtype=np.float32)), ["a", "b"], ["x", "y"], tmp_path, 0.5)
         np.testing.assert_allclose(found.toarray(), [[1, 0], [0.2, 0.8]])
 

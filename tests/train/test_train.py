@@ -258,10 +258,10 @@ def test_a_longer_run_killed_before_its_final_figures_gets_them(uninterrupted, c
         patch.setattr("train.trainModel.final_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train_network(config)
-    assert not run.is_finished(config)
+    assert not run.is_finished(resolve(config))
     train_network(config)
     assert (run.read_metrics()["epochs"], len(run.read_history())) == (18, 18)
-    assert run.is_finished(config)
+    assert run.is_finished(resolve(config))
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
@@ -275,7 +275,7 @@ def test_a_damaged_history_is_mended_from_the_state(uninterrupted, corpus, damag
     config = derived(corpus, run.folder.parent, *RANDOM, "train.run=uninterrupted")
     train_network(config)
     assert path.read_bytes() == whole
-    assert run.is_finished(config)
+    assert run.is_finished(resolve(config))
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])
