@@ -117,9 +117,7 @@ class Model:
     # itself, so that what sounds all the time goes; both: this, and that mean itself as a further channel; item: every
     # segment by its own extremes to -1 ... 1.
     normalise: Literal["bin", "segment", "both", "global", "item", "none"] = "bin"
-    dynamic_range: Annotated[float, Between(0)] = (
-        0.0  # below the largest value of a segment, in units of the recipe (dB); 0: all
-    )
+    dynamic_range: Annotated[float, Between(0)] = 0.0  # of a segment, from its loudest, in the recipe's units; 0: all
     start: str = ""  # starting weights: a run, a weights file, imagenet or a VGGish checkpoint (train/start_weights.py)
     freeze: Literal["backbone"] | Count = 0  # train only the head, or keep so many of the first layers with weights
     options: dict[str, Any] = field(default_factory=dict)

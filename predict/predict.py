@@ -52,7 +52,7 @@ from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
-HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may be wrong by much more, frames by a window only
+HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
@@ -198,8 +198,8 @@ def combine(
 
 
 def with_length(row: Recording, seconds: float) -> Recording:
-    """Return a recording with the length of its frames where its header says nothing, or far from the truth."""
-    if row.duration and abs(row.duration - seconds) < HEADER_ERROR:
+    """Return a recording with the length of its frames where its header says nothing, or far too little."""
+    if row.duration and seconds < row.duration + HEADER_ERROR:
         return row
     return dataclasses.replace(row, duration=round(seconds, 3))
 

@@ -419,6 +419,7 @@ def main() -> None:
             f"warning: {len(few)} of {len(names)} species have fewer than {FEW} positives, such as {few[0]}: their "
             "thresholds are guesses. Hold back more recordings, or use --folds of a cross-validation."
         )
+    draw(target.folder, samples, found, names)
     log(f"{target.folder / 'thresholds.json'}: used by every prediction with this run from now on")
 
 

@@ -94,7 +94,9 @@ def _wav_bytes(stream: BinaryIO, size: int) -> tuple[int, int]:
 def _is_chunk(stream: BinaryIO, left: int) -> bool:
     """Tell whether another chunk of a RIFF file begins here."""
     head = stream.read(8)
-    return len(head) == 8 and head[:4].isascii() and struct.unpack("<I", head[4:])[0] <= left - 8
+    return (
+        len(head) == 8 and all(32 <= byte < 127 for byte in head[:4]) and struct.unpack("<I", head[4:])[0] <= left - 8
+    )
 
 
 def _has_last_ogg_page(stream: BinaryIO, size: int) -> bool:

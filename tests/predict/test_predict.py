@@ -333,7 +333,7 @@ def test_a_length_is_that_of_the_sound_where_the_header_has_none():
     row = Recording("a", "a.wv", duration=0.0)
     assert with_length(row, 4.9872).duration == 4.987
     assert with_length(dataclasses.replace(row, duration=0.75), 5.0).duration == 5.0  # as of a variable-rate MP3
-    assert with_length(dataclasses.replace(row, duration=5.02), 5.0).duration == 5.02
+    assert with_length(dataclasses.replace(row, duration=5.9), 5.0).duration == 5.9  # frames may leave out the end
 
 
 def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp_path, monkeypatch):
