@@ -46,9 +46,9 @@ class Source:
         files = {place for place in places if place.is_file() and audio.is_audio(place)}
         recordings, rejects = [], []
         for place in places:
-            found, refused = find_audio(place, root)
+            found, refused = find_audio(place, root) if place.is_dir() else ([], [])
             files.update(found)
-            rejects += refused
+            rejects += [row for row in refused if row not in rejects]  # folders may lie in each other
         for file in sorted(files):
             name = file.relative_to(root).as_posix()
             if name.isprintable():

@@ -257,6 +257,15 @@ class TestTable:
                 (ascii("wren/\udcff.wav"), "bad_filename"),
             }
 
+    def test_folders_in_each_other_and_files_among_the_inputs(self, tmp_path):
+        for name in ("a/b/c.wav", "d.wav", "e.wav"):
+            sound(tmp_path / "in" / name)
+        (tmp_path / "in/a/b/link").symlink_to(tmp_path)
+        source = folder.Source(root=str(tmp_path / "in"), inputs=["a", "a/b", "d.wav"])
+        corpus = source.read(source.fetch(tmp_path / "raw", 0, 1))
+        assert [row.file for row in corpus.recordings] == ["a/b/c.wav", "d.wav"]
+        assert [(row.file, row.reason) for row in corpus.rejects] == [("a/b/link", "linked_folder")]
+
     def test_two_files_that_would_be_one_when_resampled(self, tmp_path):
         """a.flac and a.flac.wav would both become a.flac.wav."""
         root = tmp_path / "t"
