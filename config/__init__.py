@@ -47,8 +47,8 @@ class Between:
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"at least {self.low:g}"
-        return f"at most {self.high:g}" if self.low is None else f"from {self.low:g} to {self.high:g}"
+            return f"at least {self.low:.10g}"
+        return f"at most {self.high:.10g}" if self.low is None else f"from {self.low:.10g} to {self.high:.10g}"
 
 
 Count = Annotated[int, Between(0)]

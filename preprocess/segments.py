@@ -177,12 +177,12 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
 
 
 def hop_frames(hop: float, frame_rate: float, segment_frames: int) -> int:
-    """Return how many frames after the one before a segment begins; a hop of 0 s is the length of a segment.
+    """Return how many frames after the one before a segment begins, for a hop in seconds.
 
     Raises:
         PipelineError: if the hop is longer than a segment.
     """
-    step = max(1, round(hop * frame_rate)) if hop else segment_frames
+    step = max(1, round(hop * frame_rate))
     if step > segment_frames:
         raise PipelineError(
             f"Invalid value for predict.hop. Received: {hop:g}. Expected: at most the "
@@ -201,7 +201,7 @@ def list_segments(reader: SegmentReader, recordings: Iterable[int], hop: float =
     Raises:
         PipelineError: if the hop is longer than a segment.
     """
-    step = hop_frames(hop, reader.frame_rate, reader.segment_frames)
+    step = hop_frames(hop, reader.frame_rate, reader.segment_frames) if hop else reader.segment_frames
     recordings = np.fromiter(recordings, np.int64)
     spare = reader.frames_left[recordings] - reader.segment_frames
     gaps = np.where(spare >= 0, -(-spare // step), -spare // step)

@@ -51,7 +51,8 @@ def check(config: Config) -> None:
     from train.trainModel import hardware
 
     count_noisy(config.train)
-    hop_frames(config.predict.hop, recipe.frame_rate, config.features.segment_frames)
+    if config.predict.hop:
+        hop_frames(config.predict.hop, recipe.frame_rate, config.features.segment_frames)
     if config.train.teacher:
         read_teacher(PROJECT / config.train.teacher)
     check_start(config.model, load=not Run(config.run_dir).has_state())

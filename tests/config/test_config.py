@@ -40,7 +40,7 @@ def test_defaults_are_those_of_the_data_classes():
         ("train.epochs=2.5", ["train.epochs", "2.5", "int"]),
         ("train.epochs=true", ["train.epochs", "True", "int"]),
         ("train.epochs=0", ["train.epochs", "Received: 0", "at least 1"]),
-        ("train.seed=-1", ["train.seed", "-1", "at least 0"]),
+        ("train.seed=-1", ["train.seed", "-1", "from 0 to 4294967295"]),
         ("train.validation=1.5", ["train.validation", "1.5", "from 0 to 1"]),
         ("train.validation=nan", ["train.validation", "nan", "number"]),
         ("train.holdout=false", ["train.holdout", "False", "float"]),

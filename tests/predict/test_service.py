@@ -450,9 +450,13 @@ def service(run_of_birds, tmp_path_factory):
         stderr=subprocess.STDOUT,
         encoding="utf-8",
     )
-    line = process.stdout.readline()
-    address = re.search(r"birds listens on (http://127\.0\.0\.1:\d+) after [\d.]+ s", line)
-    assert address, line + process.stdout.read()
+    said, address = [], None
+    for line in process.stdout:  # on some processors TensorFlow says something first, whatever it is told
+        said.append(line)
+        address = re.search(r"birds listens on (http://127\.0\.0\.1:\d+) after [\d.]+ s", line)
+        if address:
+            break
+    assert address, "".join(said)
     yield process, address[1]
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=30)
