@@ -1,4 +1,4 @@
-"""Spectrograms for people to look at, in grey levels."""
+"""Spectrograms for people to look at, in grey levels, and what a picture can hold."""
 
 import numpy as np
 
@@ -6,6 +6,7 @@ from preprocess.spectrogram import hann, power_spectra
 
 WINDOW, BINS = 1024, 256  # samples; rows of a picture
 COLUMNS_PER_SECOND = 100
+MAX_MATRIX = 40  # species that can still be read in a confusion matrix
 RANGE = 70.0  # dB below the loudest that are black
 QUIETEST = -20.0  # dB of what is shown white at most, so that silence is black; a full tone has 48
 

@@ -33,13 +33,13 @@ import numpy as np
 
 from config import PipelineError
 from config.commandline import log, run
+from predict.drawing import MAX_MATRIX
 from preprocess.metadata import fold
 from train.metrics import without_nan
 from train.run import write_rows
 
 COVERED = 0.1  # share of a cell that an event must cover,
 CONTAINED = 0.5  # or share of the event that must lie in the cell
-MAX_MATRIX = 40  # species that can still be read in a confusion matrix
 MOST_SECONDS = 1e6  # of a recording: eleven days
 GRID = np.round(np.arange(0.05, 1.0, 0.05), 2)  # thresholds of thresholds.csv
 LABELS = ("species code", "class_id", "species", "common name", "scientific name", "annotation", "label")

@@ -32,6 +32,7 @@ from PIL import Image
 import config as configuration
 from config import PREDICTIONS, PROJECT, Config
 from config.commandline import log, run
+from predict.drawing import MAX_MATRIX
 from predict.evaluate import TITLES, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
 from preprocess.loadData import features_folder
@@ -46,7 +47,6 @@ from train.metrics import average_precision, main_species
 from train.run import Run, last_run
 
 EXAMPLES = 12  # spectrograms on the page
-MAX_MATRIX = 40  # species that still can be read in a confusion matrix
 MIN_ROWS = 128  # of a spectrogram; few bins become several rows each
 WORST = 15  # confusions and recordings listed
 MOST_COMPARED = 24  # segments of a recording

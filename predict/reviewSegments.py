@@ -71,6 +71,7 @@ def choose(
         count: clips per species.
         species: class ids; empty: all.
         seed: of what is chosen.
+        audio: folder or file that was predicted; what lies there is part of the names of the clips.
 
     Raises:
         PipelineError: if a species was not detected.

@@ -50,6 +50,7 @@ class MAPCallback(keras.callbacks.Callback):
         self.recordings, self.labels, self.batch_size = recordings, labels, settings.batch_size
         self.owners, self.starts = list_segments(reader, recordings, settings.hop)
         first = np.flatnonzero(np.diff(self.owners, prepend=-1))  # segment of every recording
+        self.segment_labels = np.repeat(labels, np.diff(first, append=len(self.owners)))
         most = max(1, CELLS_AT_ONCE // model.output_shape[-1])  # segments
         cuts = np.flatnonzero(np.diff(first // most, prepend=-1))  # so that their logits fit into memory
         self.parts = [
@@ -66,8 +67,7 @@ class MAPCallback(keras.callbacks.Callback):
             owners = self.owners[segments]
             logits = segment_logits(self.scored, self.reader, owners, self.starts[segments], self.batch_size)
             found.append(recording_scores(self.loss, logits, owners, self.recordings[recordings]))
-            counts = np.diff(np.flatnonzero(np.diff(owners, prepend=-1)), append=len(owners))
-            labels = np.repeat(self.labels[recordings], counts)
+            labels = self.segment_labels[segments]
             best = np.argmax(logits[:, : found[-1].shape[1]], axis=1)
             hits += int(np.sum((best == labels) & np.isfinite(logits).all(axis=1)))
             losses.append(self._loss(logits, labels, owners, recordings))

@@ -367,9 +367,7 @@ def recorder_callback(
                 'model.normalise = "bin".'
             )
             if epoch == 0:
-                raise DivergedError(
-                    f"The training diverged in its first epoch: its loss or its weights are no numbers. {advice}"
-                )
+                raise DivergedError(f"The training diverged in its first epoch: {what} {advice}")
             log(
                 f"warning: the training diverged in epoch {epoch + 1}: {what} It stops here; the best weights are "
                 f"those of earlier epochs. {advice}"
