@@ -71,8 +71,9 @@ def open_recipe(features: Features) -> Any:
 
 
 def describe(recipe: Any, name: str) -> str:
-    """Return the resolved recipe as JSON, which every shard carries."""
-    return json.dumps({"recipe": name, **dataclasses.asdict(recipe)}, sort_keys=True)
+    """Return the resolved recipe and how it is stored as JSON, which every shard carries."""
+    facts = {"recipe": name, "encoding": dataclasses.asdict(recipe.encoding), **dataclasses.asdict(recipe)}
+    return json.dumps(facts, sort_keys=True)
 
 
 def folder_name(recipe: Any, name: str) -> str:

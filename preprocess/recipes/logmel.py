@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, ConfigError, Positive
+from config import Between, ConfigError
 from preprocess.mask import KeepAll
 from preprocess.mel import mel_matrix
 from preprocess.recipes import Encoding
 from preprocess.spectrogram import count_frames, cut_blocks, hann, power_spectra, read_samples
 
+Size = Annotated[int, Between(1, 1 << 16)]  # of a transform or a filter bank
 FULL_SCALE = 32768  # of 16-bit sound; amplitudes are shares of it
 BLOCK_FRAMES = 240  # computed at once
+STEP = 0.5  # dB, of bytes, where 255 of them reach the loudest tone
 CELL_FRAMES = 30  # of the mask, which keeps everything
 
 
@@ -24,15 +26,15 @@ class MelBands:
     """Options of every front end of mel bands, and the bands before they are compressed."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 22_050  # Hz
-    window: Positive = 2048  # samples, Hann
-    n_fft: Positive = 2048  # samples; at least the window
-    hop: Positive = 512  # samples between frames
-    mels: Positive = 128  # bands
+    window: Size = 2048  # samples, Hann
+    n_fft: Size = 2048  # samples; at least the window
+    hop: Size = 512  # samples between frames
+    mels: Size = 128  # bands
     low: Annotated[float, Between(0)] = 0.0  # Hz
     high: Annotated[float, Between(0)] = 0.0  # Hz; 0: half the sample rate
     scale: Literal["slaney", "htk"] = "slaney"
     power: Literal[1, 2] = 1  # 1: magnitudes are summed, 2: squared magnitudes
-    storage: Literal["uint8", "float16", "float32"] = "uint8"  # uint8: steps of half a decibel
+    storage: Literal["uint8", "float16", "float32"] = "uint8"  # uint8: steps of half a decibel, or a little more
 
     def __post_init__(self) -> None:
         """Check what depends on several options.
@@ -66,6 +68,11 @@ class MelBands:
     def matrix(self) -> np.ndarray:
         """The filter bank, float32 [n_fft // 2 + 1, mels]."""
         return mel_matrix(self.sample_rate, self.n_fft, self.mels, self.low, self.upper, self.scale)
+
+    @property
+    def tapers(self) -> list[np.ndarray]:
+        """The window of each channel, float64 [window]."""
+        return [hann(self.window)]
 
     @property
     def frame_rate(self) -> float:
@@ -125,11 +132,22 @@ class Recipe(MelBands):
 
     @property
     def encoding(self) -> Encoding:
-        """uint8 in half decibels, or the values themselves; padding is the floor, silence."""
+        """uint8 from the floor up to the loudest tone, or the values themselves; padding is the floor, silence."""
         lowest = float(self.decibel * np.log10(self.floor))
         if self.storage == "uint8":
-            return Encoding("uint8", 0.5, lowest, lowest)
+            return Encoding("uint8", max(STEP, (self.highest - lowest) / 255), lowest, lowest)
         return Encoding(self.storage, 1.0, 0.0, lowest)
+
+    @cached_property
+    def highest(self) -> float:
+        """The largest value that a sine of full scale in the middle of any bin can have, in dB."""
+        bins = np.arange(len(self.matrix))
+        away = np.abs(bins[:, None] - bins)  # from the tone
+        loudest = 0.0
+        for taper in self.tapers:
+            spectrum = (np.abs(np.fft.rfft(taper, self.n_fft)) / 2) ** self.power
+            loudest = max(loudest, float((spectrum[away] @ self.matrix).max()))
+        return float(self.decibel * np.log10(max(loudest, self.floor)))
 
     @property
     def decade(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, Positive
+from config import Between
 from preprocess import cleaning
 from preprocess.recipes import logmel
 from preprocess.spectrogram import count_frames
@@ -18,7 +18,7 @@ class Recipe(logmel.Recipe):
     """Options of the front end; decibels relative to the loudest value come from model.normalise = "item"."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 32_000  # Hz
-    mels: Positive = 128
+    mels: logmel.Size = 128
     low: Annotated[float, Between(0)] = 2000.0  # Hz
     high: Annotated[float, Between(0)] = 8000.0  # Hz
     power: Literal[1, 2] = 2

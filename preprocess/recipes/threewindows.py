@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, ConfigError, Count, Positive
+from config import Between, ConfigError, Count
 from preprocess.mel import mel_matrix
 from preprocess.recipes import logmel
 from preprocess.spectrogram import cut_blocks, hann, power_spectra
@@ -25,10 +25,10 @@ class Recipe(logmel.Recipe):
     """Options of the front end."""
 
     windows: tuple[int, ...] = (2646, 330, 82)  # samples; one channel each, the longest first
-    window: Positive = 2646  # samples: the longest
-    n_fft: Positive = 2646
-    hop: Positive = 369  # samples, 16.7 ms: 299 frames are 5 s
-    mels: Positive = 320
+    window: logmel.Size = 2646  # samples: the longest
+    n_fft: logmel.Size = 2646
+    hop: logmel.Size = 369  # samples, 16.7 ms: 299 frames are 5 s
+    mels: logmel.Size = 320
     skip: Count = 21  # lowest bands left out: 299 remain
     scale: Literal["slaney", "htk"] = "htk"
     decibel: Literal[10, 20] = 20

@@ -93,9 +93,27 @@ class TestLogMel:
         assert recipe.encoding.fill_code == 0
         assert recipe.encoding.fill == pytest.approx(-50)
 
+    @pytest.mark.parametrize(("recipe", "pitches"), [
+        (logmel.Recipe(), (200, 3000)),
+        (logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, power=2, floor=1e-10), (300, 1000)),
+        (threewindows.Recipe(), (500, 3000)), (passau.Recipe(clean="none"), (2500, 7000)),
+        (vggish.Recipe(), (300, 3000)),
+    ])  # fmt: skip
+    def test_the_loudest_tone_can_be_stored(self, recipe, pitches, tmp_path):
+        """A full scale sine is below the last code, and an error is never more than half a step."""
+        rate = recipe.sample_rate
+        for pitch in pitches:
+            tone = np.rint(32_767 * np.sin(2 * np.pi * pitch * np.arange(rate) / rate)).astype(np.int16)
+            values = whole(recipe, write_wav(tmp_path / "tone.wav", tone, rate))
+            codes = recipe.encoding.encode(values)
+            assert codes.max() <= 255
+            decoded = codes * recipe.encoding.scale_factor + recipe.encoding.add_offset
+            np.testing.assert_allclose(decoded, values, atol=recipe.encoding.scale_factor * 0.501)
+
     @pytest.mark.parametrize(("options", "named"), [
         ({"n_fft": 1024}, "features.n_fft"), ({"high": 12_000.0}, "features.high"), ({"mels": 2000}, "features.mels"),
-        ({"low": 5000.0, "high": 4000.0}, "features.high"),
+        ({"low": 5000.0, "high": 4000.0}, "features.high"), ({"n_fft": 1 << 40, "window": 2048}, "features.n_fft"),
+        ({"mels": 10**30}, "features.mels"),
     ])  # fmt: skip
     def test_impossible_options(self, options, named):
         with pytest.raises(ConfigError, match=named):
