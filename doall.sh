@@ -2,6 +2,7 @@
 # From nothing to a trained network, its MAP, a prediction CSV, pictures and a report. Stages that are done are
 # skipped, so the same command resumes whatever was interrupted.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 
 config=$here/config/demo.toml  # experiment
@@ -57,7 +58,7 @@ done
 options=(--config "$config" ${mini:+"$mini"} ${set[@]+"${set[@]}"})
 workers=(--jobs "$jobs")
 spread=("${workers[@]}" ${scheduler:+--scheduler "$scheduler"})
-resolved=$(python -m config "${options[@]}" --get corpus_dir run_dir) || exit $?
+resolved=$(python "$here/config" "${options[@]}" --get corpus_dir run_dir) || exit $?
 { read -r corpus_dir; read -r run_dir; } <<< "$resolved"
 
 run_stage() { # number, name, command...
@@ -80,6 +81,7 @@ run_stage() { # number, name, command...
 
 predict_and_evaluate() {
   local csv="${BIRDSONG_PREDICTIONS:-$here/predict}/$(basename "$run_dir").csv"
+  [ -d "$corpus_dir/features" ] || fail "there are no features in $corpus_dir. Run stages 1 to 4 first."
   if [ -z "$(find "$corpus_dir/features" -name 'test-*.h5' -print -quit)" ]; then
     log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER"
     return

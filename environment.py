@@ -44,7 +44,8 @@ def enter() -> None:
         return
     if not python.exists():
         sys.exit(f"error: there is no environment in {VENV} yet. Make it with: bash {PROJECT / 'environment.sh'}")
-    os.execv(python, [str(python), *sys.orig_argv[1:]])  # noqa: S606
+    arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]  # the first: with Python's own, from 3.10
+    os.execv(python, [str(python), *arguments])  # noqa: S606
 
 
 enter()

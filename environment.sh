@@ -7,6 +7,7 @@
 # BIRDSONG_PREDICTIONS   folder of the run files (default: predict in the project)
 # BIRDSONG_PYTHON   the Python to make it with (default: the newest of python3.13, 3.12, 3.11, python3)
 
+unset CDPATH
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export BIRDSONG_VENV=${BIRDSONG_VENV:-$project/.venv}
 

@@ -8,6 +8,7 @@
 #
 # All options: ./predict.sh --help
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=environment.sh
 . "$here/environment.sh"

@@ -27,6 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PREDICTIONS = Path(os.environ.get("BIRDSONG_PREDICTIONS", PROJECT / "predict"))  # where run files are written
 VERSION = "0.1.0"  # of this software, as in pyproject.toml
 MAX_CONFIG_BYTES = 1 << 20
+LARGEST = 1 << 53  # whole number that is exact as a float
 MAX_BASES = 8  # files that change each other
 
 
@@ -36,6 +37,11 @@ class PipelineError(Exception):
 
 class ConfigError(PipelineError):
     """A configuration key is unknown, has the wrong type or a bad value."""
+
+
+def from_project(path: str) -> Path:
+    """Return a path as configurations give it: relative to the project, with ~ for the user's home."""
+    return PROJECT / Path(path).expanduser()
 
 
 @dataclass(frozen=True)
@@ -216,13 +222,13 @@ class Config:
         name = self.data.corpus or (Path(root).expanduser().resolve().name if root else self.data.source)
         if not name:
             raise ConfigError(f"data.corpus cannot be derived from data.root={root}. Set it: --set data.corpus=NAME")
-        return PROJECT / self.data.folder / name
+        return from_project(self.data.folder) / name
 
     @property
     def run_dir(self) -> Path:
         """Folder of the training run."""
         name = self.train.run or f"{self.corpus_dir.name}-{self.model.network}"
-        return PROJECT / self.train.folder / name
+        return from_project(self.train.folder) / name
 
 
 # What --mini changes: a handful of recordings and one epoch through every stage. Most splits of other systems need
@@ -258,6 +264,17 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
     _leave_out(tree.get("train"), "augment")
     config = _build(Config, tree, "")
     _refuse_secrets(to_dict(config), "")
+    for key, given in (
+        ("data.root", config.data.options.get("root")),
+        ("data.folder", config.data.folder),
+        ("train.folder", config.train.folder),
+    ):
+        try:
+            Path(str(given or "")).expanduser().stat()
+        except (ValueError, RuntimeError) as error:  # a NUL; ~ of nobody
+            raise ConfigError(f"Invalid value for {key}. Received: {given!r}. Expected: a path ({error}).") from None
+        except OSError:  # not there, which is for its reader to say
+            pass
     for key, given, _ in (
         ("data.corpus", config.data.corpus, config.corpus_dir),
         ("train.run", config.train.run, config.run_dir),
@@ -398,7 +415,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; this is no configuration file.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -564,8 +581,8 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a value of type {hint.__name__}.")
-    if isinstance(value, float) and value != value:
-        raise ConfigError(f"Invalid value for {where}. Received: nan. Expected: a number.")
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a number of ordinary size.")
     return value
 
 

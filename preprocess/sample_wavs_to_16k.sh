@@ -8,6 +8,7 @@
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
 # OUT_DIR/rejected.csv (or FILE): unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
 set -euo pipefail
+unset CDPATH
 
 rate=16000       # Hz of the output
 jobs=0           # processes; 0: one per core
@@ -48,7 +49,9 @@ list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
   if [ -n "$files_from" ]; then
     case $files_from in -) cat ;; *) cat -- "$files_from" ;; esac | tr '\n' '\0'
   else
-    (cd "$in_dir" && find . -path "./${out_dir#"$in_dir"/}" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
+    local outputs # as find takes it: a pattern
+    outputs=$(printf %s "./${out_dir#"$in_dir"/}" | sed 's/[][*?\\]/\\&/g')
+    (cd "$in_dir" && find . -path "$outputs" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
       -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' \) -print0) | LC_ALL=C sort -z
   fi
@@ -64,7 +67,7 @@ output_name() { # the output of an input path: a.wav -> a.wav, a.mp3 -> a.mp3.wa
 worker='
 in_dir=$1 out_dir=$2 rate=$3; shift 3
 flat() { printf %s "$1" | tr "\n\t" "; "; }
-report() { printf "%s\t%s\t%s\t%.200s\0" "$1" "$2" "$(flat "$file")" "$(flat "$said")"; }
+report() { printf "%s\t%s\t%s\t%s\0" "$1" "$2" "$(flat "$file")" "$(flat "$said")"; }
 promise() { # how many bytes of sound the header of a WAV promises
   case $in in *.[wW][aA][vV]) ;; *) return ;; esac
   at=$(head -c 65536 "$in" | LC_ALL=C grep -abo data | head -n 1 | cut -d: -f1)
@@ -139,6 +142,12 @@ done < <(list_inputs)
 total=${#todo[@]}
 
 csv() { printf '"%s"' "${1//\"/\"\"}"; }
+take_apart() { # a record of the worker; `read` would stop at bytes that are no characters
+  local rest=${1#*$'\t'}
+  reason=${rest%%$'\t'*} rest=${rest#*$'\t'}
+  file=${rest%%$'\t'*} detail=${rest#*$'\t'}
+  detail=${detail:0:200}
+}
 
 rejects=${rejected_csv:-$out_dir/rejected.csv}
 made=0 rejected=0 fatal= next=20
@@ -150,10 +159,10 @@ if [ "$total" -gt 0 ]; then
     case $record in
       ok) made=$((made + 1)) ;;
       reject*)
-        IFS=$'\t' read -r _ reason file detail <<< "$record"
+        take_apart "$record"
         rejected=$((rejected + 1))
         printf '%s,resample,%s,%s\n' "$(csv "$file")" "$reason" "$(csv "$detail")" >&3 ;;
-      fatal*) IFS=$'\t' read -r _ _ file detail <<< "${record/$'\t'$'\t'/$'\t'-$'\t'}"; fatal="$file: $detail" ;;
+      fatal*) take_apart "$record"; fatal="$file: $detail" ;;
     esac
     if [ "$SECONDS" -ge "$next" ]; then
       done=$((made + rejected)) next=$((SECONDS + 20))
@@ -166,7 +175,8 @@ if [ -n "$fatal" ]; then
   rm -f "$rejects.part"
   fail "stopped at $fatal. After mending that, the same command goes on from here."
 fi
-{ head -n 1 "$rejects.part" && tail -n +2 "$rejects.part" | LC_ALL=C sort; } > "$rejects.sorted" && mv -f "$rejects.sorted" "$rejects" \
+whole_characters() { iconv -c -f UTF-8 -t UTF-8 || true; } # others are left out
+{ head -n 1 "$rejects.part" && tail -n +2 "$rejects.part" | LC_ALL=C sort | whole_characters; } > "$rejects.sorted" && mv -f "$rejects.sorted" "$rejects" \
   || { rm -f "$rejects.part" "$rejects.sorted"; fail "cannot write $rejects"; }
 rm -f "$rejects.part"
 [ $((made + rejected)) -eq "$total" ] || fail "$((total - made - rejected)) of $total files got no answer from their worker; run the command again."

@@ -86,6 +86,14 @@ def test_a_failing_stage_ends_in_one_line_and_the_command_to_go_on(home):
     assert "Traceback" not in done.stderr
 
 
+def test_stage_5_without_the_stages_before_it(home):
+    done = shell(
+        PROJECT / "doall.sh", "--stage", "5", "--stop-stage", "5", "--set", "data.corpus=nowhere", *options(home)[:4]
+    )
+    assert done.returncode == 1
+    assert "there are no features in" in done.stderr
+
+
 @pytest.mark.slow
 def test_stage_0_ends_in_one_line(home):
     done = shell(PROJECT / "doall.sh", "--stop-stage", "0", *options(home), "--set", "train.optimizer.name=foo")

@@ -1,6 +1,9 @@
 """The typed configuration: what it accepts, what it says otherwise, and that it survives its own TOML."""
 
 import dataclasses
+import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +187,7 @@ options = st.dictionaries(names, values, max_size=4)
 
 
 @given(
-    folder=st.text(st.characters(codec="utf-8"), max_size=12),
+    folder=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12).filter(lambda f: f[:1] != "~"),
     limit=st.integers(0, 2**40),
     share=st.floats(0, 1),
     mask=st.booleans(),
@@ -192,7 +195,7 @@ options = st.dictionaries(names, values, max_size=4)
     part=options,
 )
 @example(folder="\x7f", limit=0, share=0.5, mask=True, own={}, part={})
-@example(folder='a"b\\c\n\t\x00é\U0001f426', limit=0, share=5e-324, mask=True, own={}, part={})
+@example(folder='a"b\\c\n\t\x01é\U0001f426', limit=0, share=5e-324, mask=True, own={}, part={})
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_toml_round_trip(tmp_path_factory, folder, limit, share, mask, own, part):
     config = Config(
@@ -543,3 +546,37 @@ def test_a_configuration_error_is_a_pipeline_error():
 def test_the_version_is_that_of_the_package():
     with (PROJECT / "pyproject.toml").open("rb") as stream:
         assert tomllib.load(stream)["project"]["version"] == configuration.VERSION
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("data.root=~nobody-of-that-name/x", "data.root"),
+        ('data.root="a\\u0000b"', "data.root"),
+        ('train.folder="~nobody-of-that-name"', "train.folder"),
+        ("predict.hop=inf", "predict.hop"),
+        ("train.epochs=99999999999999999999", "train.epochs"),
+    ],
+)
+def test_values_that_nothing_can_be_done_with(override, key):
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        load(None, [override])
+
+
+def test_home_is_home_in_every_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = load(None, ["data.folder=~/data", "train.folder=~/runs", "data.corpus=c", "train.run=r"])
+    assert (config.corpus_dir, config.run_dir) == (Path("/home/ada/data/c"), Path("/home/ada/runs/r"))
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "x.toml").write_text("[train]\nepochs = 7\n", encoding="utf-8-sig")
+    assert load(tmp_path / "x.toml").train.epochs == 7
+
+
+def test_from_any_folder_with_any_python(tmp_path):
+    """A config.py where the command is called, or another project there, is not taken for ours."""
+    (tmp_path / "config.py").write_text("raise SystemExit('not ours')")
+    command = [sys.executable, PROJECT / "config", "--get", "run_dir", "--set", "train.run=x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
+    assert done.stdout == f"{PROJECT / 'runs' / 'x'}\n", done.stderr

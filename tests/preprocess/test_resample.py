@@ -534,3 +534,32 @@ class TestStage:
     def test_before_stage_1(self, tmp_path):
         with pytest.raises(PipelineError, match="stage 1"):
             resample(small_config(tmp_path, tmp_path), 1)
+
+
+def test_a_reject_in_a_long_path_of_many_bytes(tmp_path):
+    """Its reason is cut, but not within a character, and the others are made."""
+    folder = tmp_path / ("Записи птиц на рассвете " * 4).strip() / ("Запись " * 12).strip()
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a.wav", noise(0.2, 16_000), 16_000)
+    for number in range(3):
+        (folder / f"Зарянка {number}.wv").write_bytes(b"no sound " * 100)
+    for locale in ("C.UTF-8", "C"):
+        out = tmp_path / f"out {locale}"
+        done = run(folder, out, env={"LC_ALL": locale})
+        assert done.returncode == 0, done.stderr
+        assert "1 files resampled to 16000 Hz, 0 kept, 3 rejected" in done.stdout
+        rows = read_table(out / "rejected.csv", Reject)
+        assert [row.file for row in rows] == [f"Зарянка {number}.wv" for number in range(3)]
+        assert all(0 < len(row.detail) <= 200 for row in rows)
+
+
+def test_an_output_folder_inside_whose_name_is_a_pattern(tmp_path):
+    """Its own output is no input, however often it runs; and CDPATH changes nothing."""
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", noise(0.2, 16_000), 16_000)
+    for _ in range(3):
+        done = subprocess.run(
+            [SCRIPT, "in", "in/out[16k]"], cwd=tmp_path, env=os.environ | {"CDPATH": f".:{tmp_path}"}, timeout=60
+        )
+        assert done.returncode == 0
+    assert [path.name for path in tmp_path.rglob("*.wav")] == ["a.wav", "a.wav"]
