@@ -1,7 +1,7 @@
 """Where the work of a stage is done: by processes of this machine, or by the workers of a Dask cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from config import PipelineError
@@ -71,9 +71,12 @@ def spread(function: Callable[..., R], calls: Iterable[tuple], jobs: int) -> Ite
 
     futures = [_client.submit(function, *call, pure=False) for call in calls]
     try:
-        for _, result in as_completed(futures, with_results=True):
+        for future, result in as_completed(futures, with_results=True):
+            if future.status != "finished":  # cancelled or lost, which is no error to Dask
+                raise PipelineError("The scheduler of the cluster has gone. The same command goes on from here.")
             yield result
     except KilledWorker as error:
         raise PipelineError(f"The workers of the cluster keep dying: {error}") from None
     finally:
-        _client.cancel(futures)
+        with suppress(OSError, RuntimeError):  # where there is no scheduler any more
+            _client.cancel(futures)

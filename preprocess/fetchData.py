@@ -16,13 +16,12 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import csv
+import dataclasses
 import hashlib
 import os
-import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,8 @@ from config import Config, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess import audio
 from preprocess.alone import alone
-from preprocess.manifest import CLASSES, RECORDINGS, TRUTH, find_changed, read_description, write_description
+from preprocess.manifest import CLASSES, RECORDINGS, REJECTED, TRUTH, find_changed, read_description, write_description
+from preprocess.metadata import TRUTH_COLUMNS, read_truth
 from preprocess.recordings import (
     Recording,
     Reject,
@@ -63,10 +63,13 @@ def fetch(config: Config, jobs: int) -> None:
     roots = source.roots(root) if hasattr(source, "roots") else [root]
     fingerprint = "".join(fingerprint_files(place) for place in roots)
     same_data, changed = known.get("fingerprint") == fingerprint, find_changed(folder, known)
+    listed = read_rejects(folder)
+    if "rejected" in known and mark(listed) != known["rejected"]:
+        changed.append(REJECTED)
     if same_data and changed:
         log(f"made again, as they are not what was written: {', '.join(changed)}")
     elif same_data and "recordings" in known and (folder / RECORDINGS).exists():
-        log(f"nothing changed: {tally(known['recordings'], read_rejects(folder))}")
+        log(f"nothing changed: {tally(known['recordings'], listed)}")
         return
     corpus = source.read(root)
     if root.is_file():
@@ -79,12 +82,13 @@ def fetch(config: Config, jobs: int) -> None:
     rejects += corpus.rejects
     write_table(folder / CLASSES, Species, sorted(corpus.species, key=lambda row: row.class_id))
     write_table(folder / RECORDINGS, Recording, recordings)
-    update_rejects(folder / "rejected.csv", ["fetch", "resample", "load"], rejects)
+    update_rejects(folder / REJECTED, ["fetch", "resample", "load"], rejects)
     write_truth(corpus.truth, recordings, left_out, folder / TRUTH)
     if not recordings:
         raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
-    made_from = {"root": str(root), "fingerprint": fingerprint, "options": description, "recordings": len(recordings)}
-    write_description(folder, description | made_from)
+    made_from = {"root": str(root), "fingerprint": fingerprint, "options": description}
+    counted = {"recordings": len(recordings), "rejected": mark(rejects)}
+    write_description(folder, description | made_from | counted)
     parts = Counter(row.part for row in recordings)
     hours = sum(row.duration for row in recordings) / 3600
     log(
@@ -126,7 +130,9 @@ def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tupl
             return Reject(row.file, "fetch", error.reason, error.detail)
         except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
             return Reject(row.file, "fetch", "unreadable", getattr(error, "strerror", None) or "a link to itself")
-        return replace(row, duration=round(duration, 6) or row.duration, sample_rate=rate or row.sample_rate)
+        return dataclasses.replace(
+            row, duration=round(duration, 6) or row.duration, sample_rate=rate or row.sample_rate
+        )
 
     with ThreadPoolExecutor(jobs) as pool:
         checked = list(progress(pool.map(check, unique), len(unique), "recordings"))
@@ -170,10 +176,10 @@ def check_description(folder: Path, description: dict[str, Any]) -> dict[str, An
         PipelineError: if the folder was made from another source or with other options.
     """
     known = read_description(folder)
-    if known and known.get("options") != description:
-        old = known.get("options", {})
-        keys = sorted(key for key in old.keys() | description.keys() if old.get(key) != description.get(key))
-        changes = ", ".join(f"data.{key}: {old.get(key)!r} -> {description.get(key)!r}" for key in keys)
+    old, new = known.get("options", {}), description
+    keys = sorted(key for key in old.keys() | new.keys() if settled(old.get(key), key) != settled(new.get(key), key))
+    if known and keys:
+        changes = ", ".join(f"data.{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys)
         raise PipelineError(
             f"{folder} was made from other data ({changes}). "
             "Keep both with --set data.corpus=NAME, or remove that folder."
@@ -181,10 +187,30 @@ def check_description(folder: Path, description: dict[str, Any]) -> dict[str, An
     return known
 
 
+def settled(value: Any, key: str = "") -> Any:
+    """Return an option as it is compared: folders by where they are, and without what changes no recording."""
+    if key == "keep_archives":
+        return None
+    if key == "root" and isinstance(value, str) and value:
+        return str(Path(value).expanduser().resolve())
+    if isinstance(value, dict):
+        return {name: settled(item, name) for name, item in value.items()}
+    return [settled(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def read_rejects(folder: Path) -> list[Reject]:
-    """Return the rows that this stage wrote to rejected.csv."""
-    path = folder / "rejected.csv"
-    return [row for row in read_table(path, Reject) if row.stage == "fetch"] if path.exists() else []
+    """Return the rows that this stage wrote to rejected.csv; a damaged file is removed, and written anew later."""
+    try:
+        return [row for row in read_table(folder / REJECTED, Reject) if row.stage == "fetch"]
+    except PipelineError:
+        (folder / REJECTED).unlink(missing_ok=True)
+        return []
+
+
+def mark(rejects: Iterable[Reject]) -> str:
+    """Return a hash of what was rejected, in any order."""
+    rows = sorted(repr(dataclasses.astuple(row)) for row in rejects)
+    return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()
 
 
 def write_truth(
@@ -199,17 +225,13 @@ def write_truth(
         destination.unlink(missing_ok=True)
         return
     with whole_file(destination) as partial:
-        if source is not None and not left_out:
-            shutil.copyfile(source, partial)
+        if source is None:
+            rows = [(row.media_id, row.class_id, row.background) for row in labelled]
         else:
-            rows = [["MediaId", "ClassId", "BackgroundClassIds"]]
-            rows += [[row.media_id, row.class_id, row.background] for row in labelled]
-            if source is not None:
-                with source.open(newline="", encoding="utf-8-sig") as stream:
-                    head, *rest = csv.reader(stream)
-                    rows = [head, *(row for row in rest if row and row[head.index("MediaId")] not in left_out)]
-            with partial.open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream, lineterminator="\n").writerows(rows)
+            truth = read_truth(source).items()
+            rows = [(name, main, ",".join(others)) for name, (main, others) in truth if name not in left_out]
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([TRUTH_COLUMNS, *rows])
 
 
 def main() -> None:

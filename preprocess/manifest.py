@@ -12,7 +12,7 @@ from typing import Any
 from config import PipelineError
 from preprocess.whole import whole_file
 
-RECORDINGS, CLASSES, TRUTH = "recordings.csv", "classes.csv", "truth.csv"
+RECORDINGS, CLASSES, TRUTH, REJECTED = "recordings.csv", "classes.csv", "truth.csv", "rejected.csv"
 
 
 def read_description(folder: Path) -> dict[str, Any]:

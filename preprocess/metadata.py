@@ -25,6 +25,7 @@ _RECORDER = re.compile(
 )
 _FIRST_AUDIOMOTH, _LAST_AUDIOMOTH = 0x58000000, 0x80000000  # end of 2016 to 2038
 _DELIMITERS = ",;\t|"
+_CLASS_ID = re.compile(r"[^\s;,|\"'/\\](?:[^;,|\"/\\]{0,126}[^\s;,|\"'/\\])?")
 _XENO_CANTO = re.compile(r"(?<![a-z0-9])XC(\d{1,9})(?!\d)", re.IGNORECASE)
 
 
@@ -117,12 +118,12 @@ def xeno_canto_number(*names: str) -> int | None:
 
 
 def check_class_id(text: str) -> str:
-    """Return a class id that every table can hold.
+    """Return a class id that every table can hold, and that can name a file.
 
     Raises:
         AudioError: reason bad_class_id.
     """
-    if not re.fullmatch(r"[^\s;,|\"'](?:[^;,|\"']{0,126}[^\s;,|\"'])?", text) or not text.isprintable():
+    if not _CLASS_ID.fullmatch(text) or text in (".", "..") or not text.isprintable():
         raise AudioError("bad_class_id", ascii(text[:200]) if text else "no class")
     return text
 
@@ -193,40 +194,48 @@ def read_rows(path: Path, needed: Iterable[str] = ()) -> Iterator[tuple[int, dic
     Raises:
         PipelineError: if the file is missing, too large, no CSV in UTF-8, or lacks one of the needed columns.
     """
-    try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise PipelineError(f"{path} is larger than {MAX_TABLE_BYTES} bytes; this is no table of recordings.")
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            head = stream.readline(1 << 16)
-            stream.seek(0)
-            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=head.count))
-            columns = [name.strip() for name in next(reader, [])]
-            missing = [name for name in needed if name not in columns]
-            if missing:
-                raise PipelineError(
-                    f"{path} lacks the column {', '.join(missing)}. Found: {', '.join(columns)[:300] or 'nothing'}."
-                )
-            for cells in reader:
-                if cells:
-                    fits = len(cells) == len(columns)
-                    yield (
-                        reader.line_num,
-                        {name: cell.strip() for name, cell in zip(columns, cells, strict=True)} if fits else None,
-                    )
-    except OSError as error:
-        raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None
+    if path.exists() and path.stat().st_size > MAX_TABLE_BYTES:
+        raise PipelineError(f"{path} is larger than {MAX_TABLE_BYTES} bytes; this is no table of recordings.")
+    columns: list[str] = []
+    for line, cells in read_lines(path):
+        if columns:
+            fits = len(cells) == len(columns)
+            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)} if fits else None
+        else:
+            columns = _named(path, cells, needed)
+    if not columns:
+        _named(path, [], needed)
 
 
-def read_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _named(path: Path, cells: list[str], needed: Iterable[str]) -> list[str]:
+    """Return the names of the columns, after making sure that the needed ones are among them."""
+    columns = [name.strip() for name in cells]
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise PipelineError(
+            f"{path} lacks the column {', '.join(missing)}. Found: {', '.join(columns)[:300] or 'nothing'}."
+        )
+    return columns
+
+
+def read_lines(path: Path, delimiter: str = "") -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of every line of a CSV that is not empty.
+
+    Args:
+        path: the file.
+        delimiter: empty: the one of , ; | and tab that the first line holds most often.
 
     Raises:
         PipelineError: if the file is missing, or no CSV in UTF-8.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
+            if not delimiter:
+                head = ""
+                while not head.strip() and (head := stream.readline(1 << 16)):
+                    pass
+                stream.seek(0)
+                delimiter = max(_DELIMITERS, key=head.count)
             reader = csv.reader(stream, delimiter=delimiter)
             for row in reader:
                 if row:
@@ -234,7 +243,7 @@ def read_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} is no CSV file: {error}.") from None
+        raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None
 
 
 def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
@@ -245,18 +254,16 @@ def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:
     """
     truth: dict[str, tuple[str, list[str]]] = {}
     names: list[str] = []
-    for line, row in read_lines(path, ","):
+    for line, cells in read_lines(path):
         if not names:
-            names = row
-            if any(name not in names for name in TRUTH_COLUMNS[:2]):
-                raise PipelineError(
-                    f"{path}: expected the columns {', '.join(TRUTH_COLUMNS)}, found {', '.join(row)[:120]!r}."
-                )
+            names = _named(path, cells, TRUTH_COLUMNS[:2])
             continue
-        entry = dict(zip(names, row, strict=False))
+        entry = dict(zip(names, map(str.strip, cells), strict=False))  # the last column may be left out
         media_id, class_id = entry.get("MediaId", ""), entry.get("ClassId", "")
         if not media_id or not class_id or media_id in truth:
             raise PipelineError(f"{path}, line {line}: a recording without MediaId or ClassId, or listed twice.")
         background = entry.get("BackgroundClassIds", "").replace(";", ",").split(",")
         truth[media_id] = class_id, [name.strip() for name in background if name.strip()]
+    if not names:
+        _named(path, [], TRUTH_COLUMNS[:2])
     return truth

@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from preprocess.plots import open_pyplot
 from preprocess.recordings import Recording, Reject
 from preprocess.whole import whole_file
 
+plt = open_pyplot()
 LOG_AXIS_FROM = 10  # lengths: as many times the median as the longest; 0.5 s to 38 min occur
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 

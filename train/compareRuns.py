@@ -114,24 +114,35 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 def read_results(paths: Sequence[Path]) -> list[Result]:
     """Read runs; those that cannot be read, or have no epoch yet, are named and left out.
 
-    Runs of one name in several folders are told apart by their folder.
+    Runs of one name in several folders are told apart by as many of these folders as it takes.
     """
-    names = [path.name for path in paths]
+    names = short_names(paths)
     results = []
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         target = Run(path)
         try:
             history = target.read_history()
             if not history:
                 raise ValueError("no epoch is finished")
             metrics = target.read_metrics() if (path / "metrics.json").exists() else {}
-            name = path.name if names.count(path.name) == 1 else f"{path.parent.parent.name}/{path.name}"
             result = Result(name, target.read_config(), history, metrics)
             result.value("val_map")  # history and figures have the shape of ours
             results.append(result)
         except (PipelineError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log(f"{path} is left out: {error}")
     return results
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, each as long as needed to differ from all others."""
+    names = []
+    for path in paths:
+        alike = [other.parts for other in paths if other != path]
+        size = 1
+        while size < len(path.parts) and any(other[-size:] == path.parts[-size:] for other in alike):
+            size += 1
+        names.append("/".join(path.parts[-size:]))
+    return names
 
 
 def data_attributes(result: Result) -> str:

@@ -121,8 +121,8 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
     class_of = {row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     tasks = []
     for recording, media_id in enumerate(view.media_id):
-        name = re.sub(r"[^\w.-]", "_", media_id)
-        home = out / (class_of.get(media_id) or "unknown")
+        name = as_name(media_id)
+        home = out / as_name(class_of.get(media_id) or "unknown")
         for k, start in enumerate(view.segment_starts(recording)):
             tasks.append((recording, start, home / f"{name}_{k}.png"))
         if limit and len(tasks) >= limit:
@@ -139,6 +139,11 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
     for _ in progress(work, len(chunks), f"x {SEGMENTS_PER_TASK} pictures"):
         pass
     return len(tasks)
+
+
+def as_name(text: str) -> str:
+    """Return an identifier as the name of a file or folder that leads nowhere else."""
+    return re.sub(r"^\.+|[^\w. '-]", "_", text)
 
 
 def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw: bool) -> None:

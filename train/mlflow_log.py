@@ -15,7 +15,7 @@ from typing import Any
 import config as configuration
 from config import PROJECT, Config, ConfigError, PipelineError
 from config.commandline import log
-from train.run import Run, flat_settings
+from train.run import Run, flat_settings, write_text
 
 MAX_PARAMETER = 500  # characters that every tracking server takes
 ARTIFACTS = (
@@ -81,9 +81,9 @@ class Tracking:
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
         tags = {"network": config.model.network, "recipe": config.features.recipe, "corpus": name}
         self.run_id = client.create_run(experiment_id, run_name=folder.name, tags=tags).info.run_id
+        write_text(note, json.dumps({"address": address, "run_id": self.run_id}))
         for key, value in parameters(config).items():
             client.log_param(self.run_id, key, value)
-        note.write_text(json.dumps({"address": address, "run_id": self.run_id}), encoding="utf-8")
 
     def log_epochs(self, history: list[dict[str, float]]) -> None:
         """Send the epochs that the server does not have."""

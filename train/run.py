@@ -11,6 +11,7 @@ state.h5                        weights, optimizer and history of the last epoch
 history.csv, metrics.json, learning_curves.png, tensorboard/, report.html
 per_class.csv                   precision, recall and F1 of every species by the weights that are used
 holdout.csv                     the scores of the recordings that were held out
+predicted.json                  which run file of the test part is by these weights
 test_scorings.csv               every time that holdout or test part were scored
 hardware.csv                    what the machine did meanwhile
 mlflow.json                     which MLflow run this is, where train.mlflow is on
@@ -34,6 +35,7 @@ import config as configuration
 from config import Config, PipelineError
 from config.commandline import log
 from preprocess.audio import is_audio
+from preprocess.manifest import digest
 from preprocess.recipes import Encoding
 from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.seals import TABLE as SEALS
@@ -323,6 +325,22 @@ class Run:
         now = datetime.datetime.now().isoformat(timespec="seconds")
         row = {"time": now, "scored": scored, "recordings": recordings, "epochs": len(self.read_history())}
         write_rows(path, [*rows, row | {name: round(value, 5) for name, value in figures.items()}])
+
+    def note_prediction(self, run_file: Path, monitor: str) -> None:
+        """Write predicted.json: this run file of the test part is by the weights that the run has now."""
+        write_text(self.folder / "predicted.json", json.dumps(self._prediction(run_file, monitor)))
+
+    def has_predicted(self, run_file: Path, monitor: str) -> bool:
+        """Tell whether a run file is what `note_prediction` saw, by the same weights."""
+        path = self.folder / "predicted.json"
+        try:
+            return path.exists() and json.loads(path.read_text(encoding="utf-8")) == self._prediction(run_file, monitor)
+        except ValueError:
+            return False
+
+    def _prediction(self, run_file: Path, monitor: str) -> dict[str, str]:
+        """Return the checksums of a run file and of weights."""
+        return {"run_file": digest(run_file), "weights": digest(self.find_weights(monitor))}
 
     def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
         """Write the final figures, and one line about the run into log.csv beside it."""

@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from config import PROJECT, ConfigError, Model, PipelineError
+from config import ConfigError, Model, PipelineError, from_project
 from config.commandline import log
 from preprocess.recordings import Species, read_table
 from train.models.application import open_backbone
@@ -104,7 +104,7 @@ def check_start(model: Model, load: bool = True) -> None:
 
 def start_path(model: Model) -> Path:
     """Return the path that model.start names."""
-    path = PROJECT / Path(model.start).expanduser()
+    path = from_project(model.start)
     return path.with_suffix("") if path.suffix == ".index" else path
 
 

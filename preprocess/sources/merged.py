@@ -63,13 +63,15 @@ class Source:
         for (_, source), link in zip(self._opened(), self._links(root), strict=True):
             part = source.read(link.resolve())
             renamed = match_classes(part.species, taxa)
-            known = {row.media_id for row in recordings}
+            known, own = {row.media_id for row in recordings}, set()
             rejects += [replace(reject, file=f"{link.name}/{reject.file}") for reject in part.rejects]
             for row in labelled(part):
-                number = xeno_canto_number(row.media_id)
-                media_id = row.media_id if number is None else f"XC{number}"
-                if number is None and media_id in known:
+                media_id, number = row.media_id, xeno_canto_number(row.media_id)
+                if number is not None and (f"XC{number}" in known or f"XC{number}" not in own):
+                    media_id = f"XC{number}"  # the first piece of a recording; others keep their names
+                elif media_id in known:
                     media_id = f"{link.name}-{media_id}"
+                own.add(media_id)
                 recordings.append(
                     replace(
                         row,

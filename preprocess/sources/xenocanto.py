@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from config import Between, ConfigError, PipelineError
+from config import Between, ConfigError, PipelineError, from_project
 from config.commandline import log, progress
 from preprocess import audio, download
 from preprocess.audio import AudioError
@@ -392,7 +392,7 @@ def _numbers(manifest: str) -> set[str]:
     """Return the media ids of another corpus."""
     if not manifest:
         return set()
-    path = Path(manifest).expanduser()
+    path = from_project(manifest)
     try:
         return {row.media_id for row in read_table(path, Recording)}
     except PipelineError as error:

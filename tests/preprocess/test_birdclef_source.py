@@ -9,6 +9,7 @@ import xmltodict
 
 from config import PipelineError
 from preprocess.fetchData import fetch
+from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.sources import Corpus
 from preprocess.sources.birdclef import (
@@ -540,6 +541,52 @@ class TestManifest:
         release.add()
         fetch(config, 1)
         assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
+
+    def test_a_list_of_rejects_that_was_removed_or_damaged_is_made_again(self, release, tmp_path, capsys):
+        release.add()
+        release.wav("lonely")
+        config = small_config(tmp_path, release.root)
+        fetch(config, 1)
+        path = config.corpus_dir / "rejected.csv"
+        before = path.read_bytes()
+        for damage in (path.unlink, lambda: path.write_bytes(before[:-9]), lambda: path.write_text("x\n")):
+            damage()
+            fetch(config, 1)
+            assert path.read_bytes() == before
+            assert "made again, as they are not what was written: rejected.csv" in capsys.readouterr().out
+        fetch(config, 1)
+        assert "nothing changed: 1 recordings taken, 1 rejected" in capsys.readouterr().out
+
+    def test_the_same_folder_by_another_name(self, release, tmp_path, monkeypatch, capsys):
+        release.add()
+        fetch(small_config(tmp_path, release.root), 1)
+        monkeypatch.chdir(release.root.parent)
+        for root in (f"{release.root}/", release.root.name, f"./{release.root.name}/."):
+            fetch(small_config(tmp_path, root), 1)
+            assert "nothing changed" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("text", "words"), [
+        ("", "lacks the column MediaId, ClassId"), ("a;b\n1;2\n", "lacks the column MediaId"),
+        ("MediaId;ClassId\n5;\n", "line 2"), ("MediaId,ClassId\n5,x\n5,x\n", "listed twice"),
+    ])  # fmt: skip
+    def test_a_ground_truth_is_read_at_once(self, release, tmp_path, text, words):
+        release.add()
+        release.add(_part="test", MediaId="5", ClassId=None)
+        (release.root / "test_groundtruth.csv").write_text(text)
+        with pytest.raises(PipelineError, match=words):
+            fetch(small_config(tmp_path, release.root), 1)
+
+    def test_a_ground_truth_of_another_program(self, release, tmp_path):
+        """With semicolons, a mark at its beginning and an empty first line."""
+        release.add()
+        release.add(_part="test", MediaId="5", ClassId=None)
+        (release.root / "test_groundtruth.csv").write_text(
+            "\n MediaId ;ClassId;BackgroundClassIds\n5;xyz;abc,def\n6;xyz\n", encoding="utf-8-sig"
+        )
+        config = small_config(tmp_path, release.root)
+        fetch(config, 1)
+        assert read_truth(config.corpus_dir / "truth.csv") == {"5": ("xyz", ["abc", "def"]), "6": ("xyz", [])}
+        assert (config.corpus_dir / "truth.csv").read_text().startswith("MediaId,ClassId,BackgroundClassIds\n5,")
 
     def test_folder_of_another_corpus_is_not_overwritten(self, release, tmp_path):
         release.add()

@@ -109,6 +109,21 @@ class TestCleaning:
             "1-table/XC2.wav": "duplicate_recording",
         }
 
+    def test_pieces_of_a_recording_are_kept_unless_an_earlier_part_has_it(self, tmp_path):
+        a = table(tmp_path / "a", [(f"XC100_{k}.wav", "a", "Genus alpha", k) for k in range(3)])
+        b = table(tmp_path / "b", [(f"XC{n}_{k}.wav", "a", "Genus alpha", n + k) for n in (100, 200) for k in (7, 8)])
+        corpus = merge(tmp_path, a, b)
+        assert [(row.media_id, row.file) for row in corpus.recordings] == [
+            ("XC100", "0-table/XC100_0.wav"),
+            ("XC100_1.wav", "0-table/XC100_1.wav"),
+            ("XC100_2.wav", "0-table/XC100_2.wav"),
+            ("XC200", "1-table/XC200_7.wav"),
+            ("XC200_8.wav", "1-table/XC200_8.wav"),
+        ]
+        assert [(r.file, r.reason) for r in corpus.rejects] == [
+            (f"1-table/XC100_{k}.wav", "duplicate_recording") for k in (7, 8)
+        ]
+
     def test_same_bytes(self, tmp_path):
         a = table(tmp_path / "a", [("1.wav", "a", "Genus alpha", 1)])
         b = table(tmp_path / "b", [("7.wav", "x", "Genus alpha", 1), ("8.wav", "b", "Genus beta", 1)])

@@ -11,8 +11,9 @@ import soundfile
 
 import config as configuration
 from config import ConfigError, PipelineError
+from preprocess.audio import AudioError
 from preprocess.fetchData import fetch
-from preprocess.metadata import recorder_name
+from preprocess.metadata import check_class_id, recorder_name
 from preprocess.recordings import Recording, Reject, read_table
 from preprocess.sources import classfolders, esc50, folder, table
 
@@ -59,6 +60,11 @@ class TestClassFolders:
         corpus = self.read(root)
         assert len(corpus.recordings) == 4
         assert sorted(r.reason for r in corpus.rejects) == ["bad_class_id", "bad_filename", "no_class"]
+
+    def test_english_names_have_apostrophes(self, root):
+        (root / "Cetti's Warbler").mkdir()
+        (root / "Cetti's Warbler" / "1.wav").write_bytes(b"x")
+        assert "Cetti's Warbler" in {row.class_id for row in self.read(root).recordings}
 
     @pytest.mark.parametrize("pattern", ["(", "no group"])
     def test_bad_pattern(self, root, pattern):
@@ -310,3 +316,9 @@ def test_a_folder_knows_when_and_where(tmp_path):
     sound(tmp_path / "pond" / "A1_20230512_043000.wav")
     (row,) = folder.Source(root=str(tmp_path)).read(tmp_path).recordings
     assert (row.date, row.time, row.locality, row.class_id) == ("2023-05-12", "04:30", "A1", "")
+
+
+@pytest.mark.parametrize("label", ["../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "a;b", 'a"b', "'a", "x" * 129])
+def test_labels_that_lead_elsewhere(label):
+    with pytest.raises(AudioError, match=r"\w"):
+        check_class_id(label)

@@ -147,7 +147,15 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     make_run(tmp_path / "a" / "runs", "same", [0.1])
     make_run(tmp_path / "b" / "runs", "same", [0.2])
     results = read_results(find_runs([tmp_path / "a" / "runs", tmp_path / "b" / "runs" / "same"]))
-    assert [result.name for result in results] == ["a/same", "b/same"]
+    assert [result.name for result in results] == ["a/runs/same", "b/runs/same"]
+
+
+def test_runs_of_cross_validations_are_told_apart(tmp_path):
+    for name in ("cv-a", "cv-b"):
+        make_run(tmp_path / "runs" / name, "fold1-seed0", [0.1])
+    make_run(tmp_path / "runs", "other", [0.1])
+    results = read_results(find_runs([tmp_path / "runs", tmp_path / "runs" / "cv-a", tmp_path / "runs" / "cv-b"]))
+    assert [result.name for result in results] == ["cv-a/fold1-seed0", "cv-b/fold1-seed0", "other"]
 
 
 def test_nothing_to_compare(tmp_path):
