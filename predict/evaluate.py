@@ -132,6 +132,7 @@ def main() -> None:
     result = evaluate(ranking)
     if args.run:
         target, figures = Run(args.run), {"map": result["map_main"]["value"], "top1": result["top1"]["value"]}
+        target.read_config()  # which says so where the folder is no run
         result["trained_on"] = len(target.trained_on(ranking.media_ids))
         target.note_scoring(str(args.predictions), result["recordings"], figures)
     print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))

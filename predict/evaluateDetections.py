@@ -34,7 +34,9 @@ import numpy as np
 from config import PipelineError
 from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
+from predict.formats import plain_text
 from preprocess.metadata import fold
+from preprocess.plots import open_pyplot
 from train.metrics import without_nan
 from train.run import write_rows
 
@@ -213,15 +215,18 @@ def into_cells(
         if event.file in ends:
             ends[event.file] = max(ends[event.file], event.end, lengths.get(event.file, 0.0))
     counts = [max(1, int(np.ceil(ends[file] / step - 1e-9))) for file in listened]
+    counts_of = dict(zip(listened, counts, strict=True))
     first = dict(zip(listened, np.cumsum([0, *counts]).tolist(), strict=False))
     held, scores = np.zeros((sum(counts), len(classes)), bool), np.zeros((sum(counts), len(classes)))
     for events, is_truth in ((truth, True), (detections, False)):
         for event in events:
             if event.file not in ends or not event.label:
                 continue
-            for cell in range(int(event.start // step), int(np.ceil(event.end / step))):
-                inside = min(event.end, (cell + 1) * step) - max(event.start, cell * step)
-                if inside >= COVERED * step or inside > CONTAINED * (event.end - event.start):
+            start, end = max(event.start, 0.0), max(event.end, 0.0)
+            last = max(int(np.ceil(end / step)), int(start // step) + 1)  # a moment lies in a cell too
+            for cell in range(int(start // step), min(last, counts_of[event.file])):
+                inside = min(end, (cell + 1) * step) - max(start, cell * step)
+                if start == end or inside >= COVERED * step or inside > CONTAINED * (end - start):
                     at = first[event.file] + cell, column[event.label]
                     if is_truth:
                         held[at] = True
@@ -247,9 +252,11 @@ def detection_ap(truth: np.ndarray, scores: np.ndarray) -> float:
     """Return the average precision of cells; those without a detection are never found. NaN without any positive."""
     if not truth.any():
         return float("nan")
-    found = np.flatnonzero(truth & (scores > 0))
-    at_least = scores[None] >= scores[found][:, None]
-    return float(((at_least & truth).sum(axis=1) / at_least.sum(axis=1)).sum() / truth.sum())
+    found = np.sort(scores[truth & (scores > 0)])
+    everything = np.sort(scores[scores > 0])
+    hits = len(found) - np.searchsorted(found, found)  # with at least this score; ties count
+    taken = len(everything) - np.searchsorted(everything, found)
+    return float((hits / taken).sum() / truth.sum())
 
 
 def confusion(cells: Cells, threshold: float) -> np.ndarray:
@@ -295,10 +302,7 @@ def evaluate(cells: Cells, classes: Sequence[str], threshold: float) -> tuple[li
 
 def draw(path: Path, cells: Cells, over: Sequence[dict], matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Draw precision, recall and F1 over the threshold, their curve, and the confusions."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    pyplot = open_pyplot()
 
     if len(classes) > MAX_MATRIX:  # a picture of a thousand species takes 30 GB, and nobody can read it
         most = np.sort(np.argsort(-matrix[:-1].sum(axis=1), kind="stable")[:MAX_MATRIX])
@@ -351,15 +355,15 @@ def main() -> None:
     detections, names, lengths = read_detections(args.detections)
     truth = read_truth(args.truth, args.label_column)
     files = match_files({event.file for event in truth}, lengths)
-    classes = list(dict.fromkeys(sorted(names.values())))
+    classes = sorted({*names.values(), *(event.label for event in detections)})
     unknown = sorted({event.label for event in truth if event.label and fold(event.label) not in names})
     if unknown:
         log(
             f"warning: {len(unknown)} species of the truth were never detected and count as missed: "
             f"{', '.join(unknown[:8])}"
         )
-        names |= {fold(label): label for label in unknown}
-        classes += unknown
+        names |= {fold(label): plain_text(label) for label in unknown}
+        classes += dict.fromkeys(map(plain_text, unknown))
     if not truth or not classes:
         raise PipelineError(f"There is nothing to compare: {args.truth} holds {len(truth)} annotations.")
     known = [Event(files[e.file], e.start, e.end, names[fold(e.label)] if e.label else "") for e in truth]

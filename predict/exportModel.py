@@ -46,6 +46,8 @@ from train.metrics import without_nan
 from train.run import Run, last_run, write_text
 
 FORMATS = {"savedmodel": "savedmodel/1", "onnx": "{form}.onnx", "litert": "{form}.tflite"}
+FACTS = ("classes.csv", "thresholds.json")  # of the run; the second where it has some
+PARTS = ".export.part"  # where exports are made
 TOLERANCE = 1e-4
 EXAMPLES = 8  # segments that an export is checked on
 SIGNATURES = ("segments", "waveforms")
@@ -212,7 +214,7 @@ def check(
     """Load exports in another process and return their largest differences from the run, by format and form.
 
     Raises:
-        PipelineError: if one cannot be loaded or differs by more than `TOLERANCE`; it is removed.
+        PipelineError: if one cannot be loaded or differs by more than `TOLERANCE`.
     """
     with tempfile.TemporaryDirectory() as home:
         for form in expected:
@@ -233,8 +235,7 @@ def check(
                 if not worst <= TOLERANCE:
                     problem = f"differs from the run by {worst:.2g}"
             if problem:
-                remove(folder / FORMATS[name].format(form=form) for form in SIGNATURES)
-                raise PipelineError(f"The {name} export {problem}. It is removed.")
+                raise PipelineError(f"The {name} export {problem}. Nothing was exported.")
     return differences
 
 
@@ -325,8 +326,11 @@ def remove(paths: Iterable[Path]) -> None:
 def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Write the exports of a run, check them, and return what export.json says.
 
+    They are made beside the folder and take the place of what an earlier export left in it when all have passed;
+    export.json comes last.
+
     Raises:
-        PipelineError: if the run cannot be used, or an export is not equal to it.
+        PipelineError: if the run cannot be used, or an export is not equal to it; then the folder stays as it is.
     """
     config, model, loss = load_run(target)
     forms = build(config, model, loss)
@@ -335,20 +339,33 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     examples = find_examples(config, forms)
     expected = {form: np.asarray(one.predict(examples[form], verbose=0)) for form, one in forms.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name in names:
-        remove(folder / FORMATS[name].format(form=form) for form in SIGNATURES)
-        paths[name] = write_format(name, forms, folder)
-    checked = check(folder, examples, expected, names)
-    for name, differences in checked.items():
-        made = ", ".join(map(str, paths[name]))
-        log(f"{made}: loaded by its own runtime, differs from the run by {max(differences.values()):.1e} at most")
-    facts = describe(target, config, forms, checked)
-    for name in ("classes.csv", "thresholds.json"):
-        if (target.folder / name).exists():
-            shutil.copyfile(target.folder / name, folder / name)
+    parts = folder / PARTS
+    remove([parts])
+    parts.mkdir()
+    try:
+        paths = {name: write_format(name, forms, parts) for name in names}
+        checked = check(parts, examples, expected, names)
+        facts = describe(target, config, forms, checked)
+        for name in FACTS:
+            if (target.folder / name).exists():
+                shutil.copyfile(target.folder / name, parts / name)
+        write_text(parts / "README.md", card(target, config, facts))
+        earlier = {folder / path.format(form=form) for path in FORMATS.values() for form in SIGNATURES}
+        remove([folder / "export.json", *(folder / name for name in FACTS), *earlier])
+        made = {name: [folder / path.relative_to(parts) for path in paths[name]] for name in names}
+        for path in (
+            *(path for own in made.values() for path in own),
+            *(folder / name for name in (*FACTS, "README.md")),
+        ):
+            if (source := parts / path.relative_to(folder)).exists():
+                path.parent.mkdir(exist_ok=True)
+                source.rename(path)
+    finally:
+        remove([parts])
     write_text(folder / "export.json", json.dumps(without_nan(facts), indent=1))
-    write_text(folder / "README.md", card(target, config, facts))
+    for name, differences in checked.items():
+        words = ", ".join(map(str, made[name]))
+        log(f"{words}: loaded by its own runtime, differs from the run by {max(differences.values()):.1e} at most")
     return facts
 
 

@@ -35,7 +35,7 @@ MAX_RECORDINGS = 5000  # more take longer than they tell
 
 
 def mean_spectra(shards: list[Shard]) -> tuple[list[str], np.ndarray]:
-    """Return media ids and mean and deviation over time of every bin, float32 [recordings, 2 * bins]."""
+    """Return media ids and mean and deviation over time of every bin, float32 [recordings, 2 * bins (* channels)]."""
     media_ids, rows = [], []
     for shard in shards:
         for i, media_id in enumerate(shard.media_id):
@@ -43,7 +43,7 @@ def mean_spectra(shards: list[Shard]) -> tuple[list[str], np.ndarray]:
             frames = shard.frames[start : start + int(shard.frame_count[i])].astype(np.float32)
             frames = frames * shard.scale_factor + shard.add_offset
             media_ids.append(media_id)
-            rows.append(np.concatenate([frames.mean(axis=0), frames.std(axis=0)]))
+            rows.append(np.concatenate([frames.mean(axis=0).ravel(), frames.std(axis=0).ravel()]))
     return media_ids, np.array(rows)
 
 

@@ -24,20 +24,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 import config as configuration
-from config import PREDICTIONS, PROJECT, Config
+from config import PREDICTIONS, PROJECT, Config, PipelineError
 from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
 from predict.evaluate import TITLES, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
-from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, table, write_page
+from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, plt, table, write_page
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.segments import SegmentReader, open_shards
@@ -87,7 +86,8 @@ def gather(target: Run) -> Facts:
     linear = PREDICTIONS / f"{target.folder.name}-linear.csv"
     recordings = read_table(corpus / "recordings.csv", Recording)
     baseline = None
-    if (corpus / "truth.csv").exists() and predictions.exists():
+    known = (corpus / "truth.csv").exists()
+    if known and predictions.exists() and target.has_predicted(predictions, config.train.monitor):
         truth = read_truth(corpus / "truth.csv")
         ranking = compare(read_run_file(predictions), truth)
         part, scored = "test", f"{len(truth)} test recordings"
@@ -95,7 +95,11 @@ def gather(target: Run) -> Facts:
     else:
         ranking = score_validation(target, recordings)
         part = "train"
-        scored = f"{len(ranking.media_ids)} validation recordings (there is no test part with a known truth)"
+        why = "there is no test part with a known truth"
+        if known:
+            why = f"{predictions.name} is not by these weights; predict with --run {target.folder.name} first"
+            log(f"warning: {predictions} is not there, or not what this run predicts: validation recordings are shown")
+        scored = f"{len(ranking.media_ids)} validation recordings ({why})"
     rejected = corpus / "rejected.csv"
     return Facts(
         target,
@@ -120,6 +124,8 @@ def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     reader = open_reader(config, open_shards(features_folder(config), "train"))
     split = target.read_split()
     chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
+    if not chosen:
+        raise PipelineError(f"{target.folder} held no recording back, and no test part has been predicted.")
     scores = score_recordings(model, loss, reader, chosen, config.predict)
     classes = [kind.class_id for kind in target.read_species()]
     row_of = {row.media_id: row for row in recordings}

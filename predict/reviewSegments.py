@@ -130,6 +130,8 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     path = _source(clip.file, audio)
     if audio.is_dir() and not path.is_relative_to(audio.resolve()):
         return "its path leads out of the folder"
+    if not clip.end > clip.start >= 0:
+        return "its end is not after its start"
     try:
         with soundfile.SoundFile(path) as file:
             first = max(0, int((clip.start - CONTEXT) * file.samplerate))

@@ -31,7 +31,7 @@ import socket
 import time
 from pathlib import Path
 
-from config import PROJECT, PipelineError
+from config import LARGEST, PROJECT, PipelineError
 from config.commandline import job_count, log, run
 from preprocess.manifest import read_description
 from preprocess.metadata import read_truth
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=30, help="largest file (default: 30)")
     parser.add_argument("--queue", type=int, default=64, help="sounds that may wait; then 503 (default: 64)")
     parser.add_argument("--per-minute", type=int, default=120, help="sounds of one client; then 429 (default: 120)")
+    parser.add_argument("--proxies", type=int, default=0, help="that append to X-Forwarded-For in front (default: 0)")
     parser.add_argument("--names", type=Path, help="CSV of names (default: names.csv of the run)")
     parser.add_argument("--samples", type=int, default=MOST_EXAMPLES, help="recordings to try, of the run's corpus")
     parser.add_argument("--runs", type=Path, help="folder of the runs that /runs compares (default: that of the run)")
@@ -102,8 +103,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=job_count, default="0", help="sounds decoded at once (default: one per core)")
     args = parser.parse_args()
     for name in ("seconds", "megabytes", "queue", "per_minute"):
-        if getattr(args, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')} is more than 0")
+        if not 0 < getattr(args, name) < LARGEST:
+            parser.error(f"--{name.replace('_', '-')} is a number of more than 0")
+    if args.proxies < 0:
+        parser.error("--proxies is a number of at least 0")
     started = time.monotonic()
     token = os.environ.get("BIRDSONG_TOKEN", "")
     if token and len(token) < SHORTEST_TOKEN:
@@ -129,7 +132,7 @@ def main() -> None:
     listener = Listener(target, Limits(int(args.megabytes * 1e6), args.seconds), names)
     examples = find_examples(target, args.samples)
     gate, runs = Gate(args.queue, args.per_minute), args.runs or target.folder.resolve().parent
-    app = create_app(listener, gate, token, examples, runs, args.keep, args.jobs)
+    app = create_app(listener, gate, token, examples, runs, args.keep, args.jobs, args.proxies)
     address = "http://{}:{}".format(*listening.getsockname()[:2])
     log(f"{target.folder.name} listens on {address} after {time.monotonic() - started:.1f} s; end it with Ctrl+C")
     if args.host not in ("127.0.0.1", "localhost", "::1") and not token:

@@ -34,6 +34,7 @@ from scipy.special import expit, logit
 
 from config import PROJECT, PipelineError
 from config.commandline import log, run
+from preprocess.plots import open_pyplot
 from train.metrics import without_nan
 from train.run import Run, last_run, write_rows, write_text
 
@@ -170,8 +171,10 @@ def samples_of_review(path: Path, class_ids: Sequence[str]) -> Samples:
         for i, row in enumerate(rows):
             c = column[row["class_id"]]
             scores[i, c], truth[i, c] = float(row["score"]), row["verdict"] == "right"
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise PipelineError(f"{path} is no table of judged clips (class_id, score, verdict): {error!r}") from None
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise PipelineError(f"{path} holds a score that is no number from 0 to 1.")
     if not len(rows):
         raise PipelineError(f"{path} judges no clip of a species of the run as right or wrong.")
     return Samples(scores, truth)
@@ -295,10 +298,7 @@ def find_thresholds(samples: Samples, class_ids: Sequence[str], rate: float, pre
 
 def draw(folder: Path, samples: Samples, found: dict[str, Any], names: Sequence[str]) -> None:
     """Write thresholds.png and roc.png."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    pyplot = open_pyplot()
     from sklearn.metrics import roc_curve
 
     scores, present = samples.all()
@@ -409,7 +409,6 @@ def main() -> None:
     else:
         samples, source = samples_of_run(target), "recordings held back by the run"
     found = {"from": source} | find_thresholds(samples, ids, args.fpr, args.precision)
-    write_text(target.folder / "thresholds.json", json.dumps(without_nan(found), indent=1))
     rows = [{"class_id": name, **without_nan(row)} for name, row in found["species"].items()]
     write_rows(target.folder / "thresholds.csv", rows)
     print(as_text(found, names))
@@ -420,6 +419,7 @@ def main() -> None:
             "thresholds are guesses. Hold back more recordings, or use --folds of a cross-validation."
         )
     draw(target.folder, samples, found, names)
+    write_text(target.folder / "thresholds.json", json.dumps(without_nan(found), indent=1))  # last: it is in force now
     log(f"{target.folder / 'thresholds.json'}: used by every prediction with this run from now on")
 
 

@@ -67,3 +67,13 @@ def formats() -> dict[str, tuple[Format, str]]:
         "audacity": (annotations.audacity, "/"),
         "kaleidoscope": (annotations.kaleidoscope, ".csv"),
     }
+
+
+def plain(file: str) -> str:
+    """Return a path that no spreadsheet takes for a formula; it still leads to the file."""
+    return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
+
+
+def plain_text(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

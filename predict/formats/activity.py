@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from predict.detections import Result
-from predict.formats import Facts, open_csv
-from predict.formats.tables import plain_text
+from predict.formats import Facts, open_csv, plain_text
+from preprocess.plots import open_pyplot
 from preprocess.whole import whole_file
 
 MOST_DRAWN = 15  # species, those with the most detections
@@ -86,10 +86,7 @@ def _write(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> N
 
 def _draw(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> None:
     """Draw detections per recorded hour: species over the hours of the day, and all species over days and hours."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    pyplot = open_pyplot()
 
     timed = {slot: value for slot, value in minutes.items() if slot[2] >= 0}
     days = sorted({slot[1] for slot in timed})
@@ -119,7 +116,7 @@ def _draw(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> No
         (axes[1], by_day, day_effort, "Detections of all species, day by day"),
     ):
         rate = np.divide(counts, hours, out=np.full(counts.shape, np.nan), where=hours > 0)
-        colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.9")
+        colours = pyplot.get_cmap("viridis").with_extremes(bad="0.9")
         image = axis.imshow(rate, aspect="auto", interpolation="nearest", cmap=colours, vmin=0)
         axis.set(title=title, xlabel="hour of the day", xticks=range(0, HOURS, 2))
         figure.colorbar(image, ax=axis, label="per hour recorded")

@@ -7,8 +7,7 @@ import numpy as np
 
 from config import PipelineError
 from predict.detections import Result
-from predict.formats import Facts, open_csv
-from predict.formats.tables import plain
+from predict.formats import Facts, open_csv, plain
 from preprocess.whole import whole_file
 
 RAVEN = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from config import PipelineError
 from predict.detections import Result
-from predict.formats import Facts
+from predict.formats import Facts, plain, plain_text
 from preprocess.whole import whole_file
 
 ROWS_AT_ONCE = 10_000  # of a Parquet file's row groups
@@ -65,16 +65,6 @@ def _rows(results: Iterable[Result], facts: Facts) -> Iterator[dict[str, Any]]:
                 "minimum": round(float(facts.minimum[found.species]), 6),
                 **made_by,
             }
-
-
-def plain(file: str) -> str:
-    """Return a path that no spreadsheet takes for a formula; it still leads to the file."""
-    return f"./{file}" if file.startswith(("=", "+", "-", "@")) else file
-
-
-def plain_text(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def tidy_csv(results: Iterable[Result], path: Path, facts: Facts) -> None:

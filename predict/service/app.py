@@ -1,6 +1,7 @@
 """The web application: pages, samples, and the REST interface."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -20,12 +21,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from config import VERSION, PipelineError
-from predict.service.guard import HEADERS, Gate, Refusal, check_token, read_sound
-from predict.service.listener import Listener, SoundError
+from config.commandline import log
+from predict.service.guard import HEADERS, Gate, Refusal, check_token, client_of, read_sound
+from predict.service.listener import NO_ROOM, Listener, SoundError
 from predict.service.shapes import Answer, Health, Problem, Sample, SpeciesFacts, Version
 from preprocess.recordings import Recording
 from preprocess.whole import whole_file
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 PAGES = Path(__file__).with_name("pages")
 BODY_SECONDS = 20.0  # for sending a sound
 WAIT_SECONDS = 60.0  # for its turn
@@ -86,6 +89,7 @@ def create_app(
     runs: Path | None = None,
     keep: Path | None = None,
     workers: int = 2,
+    proxies: int = 0,
 ) -> FastAPI:
     """Return the application.
 
@@ -97,6 +101,7 @@ def create_app(
         runs: folder of runs that the second page shows; None: there is no such page.
         keep: folder that sounds and answers are kept in; None: they are forgotten.
         workers: sounds that are decoded at the same time.
+        proxies: in front of the service, see `guard.client_of`.
     """
     app = FastAPI(
         title="Bird song classification",
@@ -244,7 +249,7 @@ def create_app(
     )
     async def detect(request: Request) -> dict[str, Any]:
         """Return the species that are heard in a sound: the body itself, or the part called file of a form."""
-        gate.enter(request.client.host if request.client else "")
+        gate.enter(client_of(request, proxies))
         try:
             with anyio.fail_after(BODY_SECONDS):
                 sound = await read_sound(request, listener.limits.bytes)
@@ -260,6 +265,10 @@ def create_app(
             raise Refusal("empty", "The sound ended before it was whole.") from None
         except SoundError as error:
             raise Refusal(error.reason, error.detail) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise Refusal("busy", NO_ROOM) from None
         finally:
             gate.leave()
         for entry in (*found["detections"], *found["ranking"]):
@@ -268,7 +277,10 @@ def create_app(
         if not found["detections"]:
             found["reason"] = NO_CLEAR_BIRD
         if keep is not None:
-            await anyio.to_thread.run_sync(store, keep, sound, found)
+            try:
+                await anyio.to_thread.run_sync(store, keep, sound, found)
+            except OSError as error:
+                log(f"warning: a sound was not kept in {keep}: {error.strerror}")
         return found
 
     return app

@@ -1,6 +1,7 @@
 """Who may ask, how much, and what a refusal looks like."""
 
 import hmac
+import ipaddress
 import time
 from collections import deque
 
@@ -88,6 +89,28 @@ class Gate:
         self.inside -= 1
 
 
+def client_of(request: Request, proxies: int = 0) -> str:
+    """Return whom the rate limit counts: an IPv4 address, or the /64 network of an IPv6 address.
+
+    Args:
+        request: from the network.
+        proxies: how many there are that append the address they were asked from to X-Forwarded-For: the client is as
+            many entries from its end. What stands before that, anybody may have written.
+    """
+    hosts = [request.client.host if request.client else ""]
+    named = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+    if 0 < proxies <= len(named):
+        hosts.insert(0, named[-proxies].strip())
+    for host in hosts:
+        bare = host.partition(":")[0] if host.count(":") == 1 else host.partition("]")[0].lstrip("[")  # some add a port
+        try:
+            address = ipaddress.ip_address(bare)
+        except ValueError:
+            continue
+        return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+    return ""
+
+
 def check_token(request: Request, token: str) -> None:
     """Let a request with the right token pass.
 
@@ -123,7 +146,7 @@ async def read_sound(request: Request, most: int) -> bytes:
     Raises:
         Refusal: if there is none, or it is too large.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await read_body(request, most)
     body = await read_body(request, most + FORM_BYTES)
 
@@ -132,7 +155,7 @@ async def read_sound(request: Request, most: int) -> bytes:
 
     try:
         form = await MultiPartParser(request.headers, once(), max_files=1, max_fields=4).parse()
-    except (MultiPartException, KeyError) as error:
+    except (MultiPartException, LookupError, UnicodeError) as error:
         raise Refusal("not_audio", f"The form cannot be read: {error}") from None
     file = form.get("file")
     if file is None or isinstance(file, str):

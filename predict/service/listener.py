@@ -43,6 +43,7 @@ FORMATS = (
     "wav,w64,aiff,au,caf,flac,mp3,ogg,aac,ac3,amr,asf,ape,wv,tta,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts"
 )
 NAMES_BYTES = 1 << 24
+NO_ROOM = "There is no room for the sound now. Try again in a moment."
 
 
 class SoundError(PipelineError):
@@ -126,7 +127,7 @@ def _run(program: str, command: list[str], names: str = "") -> int:
 def _check_room(folder: Path) -> None:
     """Tell a full disk from a bad sound."""
     if shutil.disk_usage(folder).free < MARGIN_BYTES:
-        raise SoundError("busy", "There is no room for the sound now. Try again in a moment.")
+        raise SoundError("busy", NO_ROOM)
 
 
 def read_names(path: Path, species: list[Species]) -> list[dict[str, str]]:

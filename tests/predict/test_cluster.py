@@ -6,13 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import h5py
 import pytest
 from distributed import Client, LocalCluster
 
-from config import to_toml
+from config import PipelineError, to_toml
 from predict.predict import predict
+from preprocess.cluster import cluster, spread
 from preprocess.loadData import features_folder
 from preprocess.recordings import Reject, read_table
 from tests.conftest import PROJECT, run_script
@@ -68,7 +70,7 @@ def test_the_bytes_are_those_of_one_process(trained, bare, address):
 
 
 def test_a_worker_dies(trained, bare, address):
-    """One of the three is killed again and again while stage 3 runs: another one does its work."""
+    """The first of the three that has something to do in stage 3 is killed: another one does its work."""
     run_stages_until_load = ["preprocess/resample.py", "--config", bare.corpus_dir.parent / "experiment.toml"]
     assert run_script(*run_stages_until_load).returncode == 0
     command = [sys.executable, "preprocess/loadData.py", "--config", bare.corpus_dir.parent / "experiment.toml"]
@@ -76,8 +78,11 @@ def test_a_worker_dies(trained, bare, address):
         [*map(str, command), "--scheduler", address], cwd=PROJECT, stderr=subprocess.PIPE, encoding="utf-8"
     )
     with Client(address) as client:
-        first = min(client.run(os.getpid).values())
-        os.kill(first, signal.SIGKILL)
+        pids = client.run(os.getpid)
+        while not (busy := [worker for worker, tasks in client.processing().items() if tasks]):
+            assert process.poll() is None, "the stage ended before a worker was seen at work"
+            time.sleep(0.01)
+        os.kill(pids[busy[0]], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert contents(features_folder(bare), "*.h5") == contents(features_folder(trained), "*.h5")
@@ -117,3 +122,25 @@ def test_a_worker_notices_other_weights(run_of_birds, address, tmp_path):
         file.visititems(lambda _, item: item.write_direct(item[()] * 0) if isinstance(item, h5py.Dataset) else None)
     assert run_script(*command, second).returncode == 0
     assert first.read_bytes() != second.read_bytes()
+
+
+def test_a_scheduler_that_goes_is_no_success(tmp_path):
+    """Dask calls what was lost cancelled, not failed."""
+    program = (
+        "import time; from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    own = LocalCluster(n_workers=1, processes=False, protocol='tcp://', dashboard_address=None)\n"
+        "    print(own.scheduler_address, flush=True); time.sleep(300)\n"
+    )
+    (tmp_path / "own.py").write_text(program)
+    process = subprocess.Popen([sys.executable, tmp_path / "own.py"], stdout=subprocess.PIPE, encoding="utf-8")
+    try:
+        with cluster(process.stdout.readline().strip()):
+            found = spread(time.sleep, [(0.0,), (60.0,)], 1)
+            assert next(found) is None
+            process.kill()
+            with pytest.raises(PipelineError, match="scheduler of the cluster has gone"):
+                next(found)
+    finally:
+        process.kill()
+        process.wait()

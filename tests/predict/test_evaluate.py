@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from config import PipelineError
 from predict.evaluate import TITLES, as_text, evaluate, main, per_recording
 from predict.runfile import compare, read_run_file
 from preprocess.metadata import read_truth
@@ -213,6 +214,7 @@ def call(monkeypatch, *arguments: object) -> None:
 
 
 def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.toml").touch()
     (tmp_path / "split.csv").write_text("media_id,side\n1,train\n3,train\n4,validation\n99,train\n")
     call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
     assert "\n2 recordings are among those that the run was TRAINED on" in capsys.readouterr().out
@@ -222,7 +224,14 @@ def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatc
     assert "TRAINED" not in capsys.readouterr().out
 
 
+def test_a_folder_that_is_no_run_says_nothing(files, tmp_path, monkeypatch):
+    with pytest.raises(PipelineError, match="is no run directory"):
+        call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
+    assert not list(tmp_path.glob("test_scorings.csv"))
+
+
 def test_every_scoring_is_noted_in_the_run(files, tmp_path, monkeypatch):
+    (tmp_path / "config.toml").touch()
     (tmp_path / "split.csv").write_text("media_id,side\n99,train\n")
     for _ in range(2):
         call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)

@@ -18,6 +18,7 @@ from predict.evaluateDetections import (
     evaluate,
     figures,
     into_cells,
+    main,
     match_files,
     read_detections,
     read_truth,
@@ -194,3 +195,38 @@ def test_command(tmp_path):
     assert rows["Dodo"]["nothing"] == "1"
     assert (tmp_path / "out" / "detections.png").stat().st_size > 10_000
     assert len(pandas.read_csv(tmp_path / "out" / "thresholds.csv")) == 19
+
+
+def test_times_before_the_start_and_moments():
+    """Neither marks a cell of another file, and an event without a length lies in its cell."""
+    truth = [
+        Event("a", 0.0, 10.0, ""),
+        Event("b", -2.0, 1.0, "x"),
+        Event("b", 7.5, 7.5, "x"),
+        Event("b", 10.0, 10.0, "x"),
+    ]
+    cells = into_cells(truth, [], {"a": 10.0, "b": 10.0}, ["x"], 5.0)
+    assert cells.truth[:, 0].tolist() == [False, False, True, True]
+
+
+def test_average_precision_of_many_cells():
+    """In memory that does not grow with cells times hits."""
+    rng = np.random.default_rng(1)
+    truth = rng.random(200_000) < 0.2
+    scores = np.clip(rng.normal(0.3 + 0.3 * truth, 0.2), 0.001, 1).round(3)
+    assert detection_ap(truth, scores) == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_odd_names(tmp_path, monkeypatch):
+    """Ids that differ in case only are two species; a $ draws no formula, and a = makes none in a spreadsheet."""
+    detections = tmp_path / "d.csv"
+    detections.write_text(
+        "file,start,end,class_id,score,duration\na.wav,0,5,Robin,0.9,20\na.wav,5,10,robin,0.8,20\na.wav,5,10,x$_$,0.8,20\n"
+    )
+    truth = tmp_path / "truth.csv"
+    truth.write_text("file,start,end,class_id\na.wav,0,5,Robin\na.wav,5,10,=1+1\n")
+    monkeypatch.setattr("sys.argv", ["x", str(detections), "--truth", str(truth)])
+    main()
+    with (tmp_path / "d" / "species.csv").open(newline="") as stream:
+        assert [row["class_id"] for row in csv.DictReader(stream)] == ["Robin", "robin", "x$_$", "'=1+1", "all"]
+    assert (tmp_path / "d" / "detections.png").exists()

@@ -141,20 +141,49 @@ class TestExports:
             (scores,) = session.run(None, {name: sound[None]})[0]
             assert scores == pytest.approx([expected[file][c] for c in ("aaaaaa", "bbbbbb", "cccccc")], abs=2e-3)
 
-    def test_what_differs_is_removed(self, exported, tmp_path):
+    def test_what_differs(self, exported, tmp_path):
         _, folder = exported
         shutil.copy(folder / "segments.onnx", tmp_path)
         inputs = {"segments": np.zeros((2, 310, 200), np.float32)}
         with pytest.raises(PipelineError, match="onnx export differs from the run by"):
             check(tmp_path, inputs, {"segments": np.zeros((2, 3), np.float32)}, ["onnx"])
-        assert not list(tmp_path.iterdir())
+
+    def test_one_export_takes_the_place_of_another(self, run_of_birds, tmp_path, monkeypatch):
+        """Nothing of an earlier run stays beside the classes of this one, and nothing changes before all is checked."""
+        for name in ("thresholds.json", "segments.tflite", "classes.csv", "export.json"):
+            (tmp_path / name).write_text("old")
+        (tmp_path / "notes.txt").write_text("of the user")
+        (tmp_path / "savedmodel" / "1").mkdir(parents=True)
+
+        def wrong(*_):
+            raise PipelineError("The onnx export differs from the run by 1. Nothing was exported.")
+
+        before = sorted(path.name for path in tmp_path.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr("predict.exportModel.check", wrong)
+            with pytest.raises(PipelineError, match="Nothing was exported"):
+                export(run_of_birds, tmp_path, ["onnx"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+        assert (tmp_path / "classes.csv").read_text() == "old"
+        export(run_of_birds, tmp_path, ["onnx"])
+        names = {
+            "README.md",
+            "classes.csv",
+            "export.json",
+            "notes.txt",
+            "savedmodel",
+            "segments.onnx",
+            "waveforms.onnx",
+        }
+        assert {path.name for path in tmp_path.iterdir()} == names
+        assert not list((tmp_path / "savedmodel").iterdir())
+        assert (tmp_path / "classes.csv").read_bytes() == (run_of_birds.folder / "classes.csv").read_bytes()
 
     def test_what_cannot_be_loaded(self, tmp_path):
         (tmp_path / "segments.onnx").write_bytes(b"no network")
         inputs = {"segments": np.zeros((1, 2), np.float32)}
         with pytest.raises(PipelineError, match="The onnx export cannot be loaded"):
             check(tmp_path, inputs, inputs, ["onnx"])
-        assert not list(tmp_path.iterdir())
 
     def test_examples_without_the_corpus(self, run_of_birds, tmp_path):
         target = copied(run_of_birds, tmp_path)

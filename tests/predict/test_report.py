@@ -9,10 +9,12 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
+from config import PipelineError
 from predict import makeReport
 from predict.evaluate import TITLES, evaluate
 from predict.predict import predict
@@ -69,6 +71,13 @@ def predictions(run_of_birds, tmp_path_factory) -> str:
     return predict([run_of_birds], [], path)[0].read_text()
 
 
+def put(project: Path, run: Run, predictions: str) -> None:
+    """Let the run have predicted this for the test part."""
+    path = project / "predict" / "birds.csv"
+    path.write_text(predictions)
+    run.note_prediction(path, run.read_config().train.monitor)
+
+
 def report(run: Run) -> Page:
     path = makeReport.make_report(run)
     assert path == run.folder / "report.html"
@@ -91,7 +100,7 @@ def figures(result: dict) -> list[str]:
 
 @pytest.fixture
 def page(project, run, predictions) -> Page:
-    (project / "predict" / "birds.csv").write_text(predictions)
+    put(project, run, predictions)
     return report(run)
 
 
@@ -129,9 +138,7 @@ def test_figures_are_those_of_the_evaluation(page, project, trained):
 
 def test_wrong_predictions_show_in_the_figures_and_the_confusions(project, run, trained):
     """The page follows the file: recording 112 is aaaaaa and is taken for bbbbbb, the others are right."""
-    (project / "predict" / "birds.csv").write_text(
-        "112;bbbbbb;0.6\n112;aaaaaa;0.3\n112;cccccc;0.1\n113;bbbbbb;0.9\n114;cccccc;0.8\n"
-    )
+    put(project, run, "112;bbbbbb;0.6\n112;aaaaaa;0.3\n112;cccccc;0.1\n113;bbbbbb;0.9\n114;cccccc;0.8\n")
     page = report(run)
     assert row(page, "network")[0] == f"{(1 / 2 + 1 + 1) / 3:.3f}"
     assert row(page, "network")[2] == f"{2 / 3:.3f}"
@@ -147,7 +154,7 @@ def test_wrong_predictions_show_in_the_figures_and_the_confusions(project, run, 
 
 def test_a_recording_without_prediction_is_taken_for_no_species(project, run):
     """113 is missing: it counts 0, but nobody took it for another species."""
-    (project / "predict" / "birds.csv").write_text("112;aaaaaa;0.6\n112;bbbbbb;0.3\n114;cccccc;0.8\n")
+    put(project, run, "112;aaaaaa;0.6\n112;bbbbbb;0.3\n114;cccccc;0.8\n")
     page = report(run)
     assert row(page, "network")[0] == f"{2 / 3:.3f}"
     by_species = {cells[0].split(" (")[0]: cells[1:] for cells in page.rows if len(cells) == 7}
@@ -157,7 +164,7 @@ def test_a_recording_without_prediction_is_taken_for_no_species(project, run):
 
 
 def test_the_linear_baseline_is_shown_where_there_is_one(project, run, predictions):
-    (project / "predict" / "birds.csv").write_text(predictions)
+    put(project, run, predictions)
     (project / "predict" / "birds-linear.csv").write_text("112;cccccc;1\n113;bbbbbb;1\n114;cccccc;1\n")
     page = report(run)
     assert row(page, "linear classifier on mean spectra")[2] == f"{2 / 3:.3f}"
@@ -266,8 +273,30 @@ def test_without_predictions_the_validation_recordings_are_scored(project, run):
     assert row(page, "network")[0] == f"{run.read_metrics()['validation']['val_map']:.3f}"
 
 
+def test_a_run_file_of_other_weights_is_not_taken_for_the_runs(project, run, predictions):
+    """One that another command overwrote, and one from before the training went on."""
+    path = project / "predict" / "birds.csv"
+    put(project, run, predictions)
+    assert "On 3 test recordings" in report(run).text
+    path.write_text(predictions + "115;aaaaaa;1\n")
+    assert "birds.csv is not by these weights" in report(run).text
+    put(project, run, predictions)
+    weights = run.find_weights(run.read_config().train.monitor)
+    with h5py.File(weights, "r+") as file:
+        file.attrs["note"] = "trained on"
+    (run.folder / "predicted.json").write_bytes((run.folder / "predicted.json").read_bytes())
+    assert not run.has_predicted(path, run.read_config().train.monitor)
+
+
+def test_a_run_that_held_nothing_back(project, run):
+    text = (run.folder / "split.csv").read_text().replace("validation", "unused").replace("holdout", "unused")
+    (run.folder / "split.csv").write_text(text)
+    with pytest.raises(PipelineError, match="held no recording back"):
+        makeReport.gather(run)
+
+
 def test_a_corpus_without_a_truth_uses_the_validation_too(project, run, trained, predictions, tmp_path):
-    (project / "predict" / "birds.csv").write_text(predictions)
+    put(project, run, predictions)
     corpus = tmp_path / "data" / "small"
     shutil.copytree(trained.corpus_dir, corpus)
     (corpus / "truth.csv").unlink()
@@ -281,8 +310,10 @@ def test_a_corpus_without_a_truth_uses_the_validation_too(project, run, trained,
 
 def test_the_most_wrong_recordings_come_first_with_their_scores(project, run, trained):
     """By hand: 113 is wrong by 0.75, 112 by 0.2, 114 is right; the second is not listed with its own species."""
-    (project / "predict" / "birds.csv").write_text(
-        "112;bbbbbb;0.5\n112;aaaaaa;0.3\n112;cccccc;0.2\n113;cccccc;0.75\n113;aaaaaa;0.25\n114;cccccc;0.9\n"
+    put(
+        project,
+        run,
+        "112;bbbbbb;0.5\n112;aaaaaa;0.3\n112;cccccc;0.2\n113;cccccc;0.75\n113;aaaaaa;0.25\n114;cccccc;0.9\n",
     )
     section = Page(makeReport.section_mistakes(makeReport.gather(run)))
     assert "2 of 3 test recordings have another species first" in section.text
@@ -295,7 +326,7 @@ def test_the_most_wrong_recordings_come_first_with_their_scores(project, run, tr
 
 
 def test_without_mistakes_there_is_none_to_show(project, run, predictions):
-    (project / "predict" / "birds.csv").write_text(predictions)
+    put(project, run, predictions)
     assert makeReport.section_mistakes(makeReport.gather(run)) == "<p>The species of every recording came first.</p>"
 
 
@@ -308,7 +339,7 @@ def test_the_loudest_segment_is_found(run):
 
 
 def test_a_history_with_nan_is_drawn(project, run, predictions):
-    (project / "predict" / "birds.csv").write_text(predictions)
+    put(project, run, predictions)
     history = run.read_history()
     diverged = [entry | {"val_loss": float("nan")} for entry in history]
     with (run.folder / "history.csv").open("w", newline="") as stream:

@@ -90,6 +90,11 @@ def test_a_clip_holds_the_detection_and_a_second_around_it(sounds, tmp_path):
     assert (tmp_path / "c.flac").stat().st_mtime_ns == before
 
 
+def test_a_clip_that_ends_before_it_starts(sounds, tmp_path):
+    assert "end is not after" in cut(Clip("c", "a b/x.wav", 4.0, -60.0, "robin", "Robin", 0.9), sounds, tmp_path)
+    assert not list(tmp_path.glob("c.*"))
+
+
 @pytest.mark.parametrize(
     ("file", "start", "words"),
     [("gone.wav", 1.0, "."), ("../secret.wav", 1.0, "leads out of"), ("a b/x.wav", 60.0, "no sound there")],

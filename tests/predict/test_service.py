@@ -21,18 +21,20 @@ import psutil
 import pytest
 import soundfile
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from config import PipelineError
 from predict.predict import predict
 from predict.serveModel import find_examples
 from predict.service.app import create_app, links, own_scripts
-from predict.service.guard import Gate, Refusal
+from predict.service.guard import Gate, Refusal, client_of
 from predict.service.listener import Limits, Listener, SoundError, read_names
 from predict.service.shapes import Answer, Problem, SpeciesFacts, Version
 from preprocess.recordings import Species
 from tests.browser import Browser, needs_chromium
 from tests.conftest import PROJECT, run_script
+from tests.preprocess.disk import small_disk
 
 pytestmark = [
     pytest.mark.slow,
@@ -501,7 +503,7 @@ def test_a_weak_token_and_no_run(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     done = run_script("predict/serveModel.py", "--seconds", "0")
     assert done.returncode == 2
-    assert "--seconds is more than 0" in done.stderr
+    assert "--seconds is a number of more than 0" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -631,6 +633,39 @@ def test_a_small_file_that_unpacks_to_a_huge_one(client, tmp_path):
 def test_a_full_disk_is_not_the_visitors_fault(client, sound, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
     assert refused(client.post("/api/detect", content=sound.read_bytes())) == (503, "busy")
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_a_disk_that_is_really_full(client, sound, tmp_path, monkeypatch, form):
+    with small_disk(tmp_path / "disk", 64) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        content = sound.read_bytes()
+        large = content * (1 + (1 << 20) // len(content))  # what is larger than a megabyte is spooled to the disk
+        given = {"files": {"file": ("x.wav", large)}} if form else {"content": content}
+        assert refused(client.post("/api/detect", **given)) == (503, "busy")
+
+
+def test_odd_forms(client):
+    for kind in ("multipart/form-data; boundary=x; charset=undefined", "Multipart/Form-Data; boundary=x"):
+        answer = client.post("/api/detect", content=b"--x\r\n", headers={"Content-Type": kind})
+        assert answer.status_code in (400, 415)
+
+
+def test_who_is_counted():
+    """Addresses that anybody can write are not, those that the proxies wrote are; IPv6 by its network."""
+
+    def who(proxies: int, *forwarded: str, peer: str = "192.0.2.1") -> str:
+        headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
+        return client_of(Request({"type": "http", "headers": headers, "client": (peer, 1)}), proxies)
+
+    assert who(0, "198.51.100.7") == "192.0.2.1"
+    assert who(1, "198.51.100.7, 203.0.113.9") == "203.0.113.9"
+    assert who(2, "10.0.0.1, 198.51.100.7", "203.0.113.9") == "198.51.100.7"
+    assert who(3, "203.0.113.9") == "192.0.2.1"
+    assert who(1, "x" * 50_000) == "192.0.2.1"
+    assert who(1, "203.0.113.9:4711") == "203.0.113.9"
+    assert who(1, "[2001:db8:1:2:3::4]:4711") == who(1, "2001:db8:1:2::5") == "2001:db8:1:2::/64"
+    assert who(0, peer="testclient") == ""
 
 
 def test_waiting_ends(listener, sound, monkeypatch):

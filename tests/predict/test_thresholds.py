@@ -165,6 +165,9 @@ def test_reviewed_clips(tmp_path):
         ("a,b\n1,2\n", "no table of judged clips"),
         ("class_id,score,verdict\na,high,right\n", "no table of judged clips"),
         ("class_id,score,verdict\nz,1,right\n", "judges no clip"),
+        ("class_id,score,verdict\na,nan,right\n", "no number from 0 to 1"),
+        ("class_id,score,verdict\na,87,right\n", "no number from 0 to 1"),
+        ("class_id,score,verdict\na,0.5,right" + "x" * 200_000, "no table of judged clips"),
     ],
 )
 def test_what_is_no_review(tmp_path, text, words):
