@@ -51,6 +51,11 @@ done
 for number in "$stage" "$stop_stage" "$jobs"; do
   case $number in ''|*[!0-9]*) echo "error: expected a number, received '$number'; see --help" >&2; exit 2 ;; esac
 done
+for override in ${set[@]+"${set[@]}"}; do
+  case $stage$override in
+    [56]predict.*) echo "error: a run predicts by the settings that stage 4 gives it, also when it is trained: use --stage 4 with $override, or ./predict.sh" >&2; exit 2 ;;
+  esac
+done
 [ -f "$config" ] || { echo "error: there is no configuration $config" >&2; exit 2; }
 
 # shellcheck source=environment.sh

@@ -45,7 +45,12 @@ def job_count(text: str) -> int:
     jobs = int(text)
     if jobs < 0:
         raise argparse.ArgumentTypeError("expected 0 (one per core) or a number of processes")
-    return jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1
+    return jobs or core_count()
+
+
+def core_count() -> int:
+    """Return how many cores this process may use; where a system does not tell, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def add_jobs_argument(parser: argparse.ArgumentParser, scheduler: bool = False) -> None:

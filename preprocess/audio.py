@@ -10,9 +10,10 @@ import soundfile
 
 from config import PipelineError
 
-# What sox with its format libraries reads. Files with other suffixes are not taken for audio.
-SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".w64", ".wv", ".caf"])
 _SOUNDFILE_SUFFIXES = frozenset([".wav", ".flac", ".mp3", ".ogg", ".oga", ".aif", ".aiff", ".au", ".w64", ".caf"])
+_FFMPEG_SUFFIXES = frozenset([".m4a", ".mp4", ".aac", ".amr", ".3gp", ".webm", ".wma", ".mka", ".opus"])
+# What stage 2 reads: by sox, or by sox after ffmpeg. Files with other suffixes are not taken for audio.
+SUFFIXES = _SOUNDFILE_SUFFIXES | _FFMPEG_SUFFIXES | {".wv"}
 _SCAN_FRAMES = 1 << 18  # samples read at once when looking for NaN: 1 MiB per channel in float32
 OPEN = 0x7FFFF000  # bytes of sound, in the header of a WAV, from which on it may say nothing: sox leaves just this
 UNKNOWN = 1 << 62  # frames from which on libsndfile does not know how many there are: FLAC from a pipe
@@ -38,7 +39,7 @@ def probe(path: Path) -> tuple[float, int]:
     """Check a recording as far as its header allows.
 
     Returns:
-        Duration in seconds and sample rate in Hz; (0.0, 0) for formats that only sox can open.
+        Duration in seconds and sample rate in Hz; (0.0, 0) for formats that only sox or ffmpeg can open.
 
     Raises:
         AudioError: reason empty, unreadable, no_samples, truncated or not_finite.

@@ -7,6 +7,7 @@
 # Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
 # OUT_DIR/rejected.csv (or FILE): unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
+# ffmpeg opens M4A, MP4, AAC, AMR, 3GP, WebM, WMA, MKA and Opus; without it these are rejected: no_ffmpeg.
 set -euo pipefail
 unset CDPATH
 
@@ -53,7 +54,8 @@ list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
     outputs=$(printf %s "./${out_dir#"$in_dir"/}" | sed 's/[][*?\\]/\\&/g')
     (cd "$in_dir" && find . -path "$outputs" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
-      -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' \) -print0) | LC_ALL=C sort -z
+      -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' -o -iname '*.m4a' -o -iname '*.mp4' \
+      -o -iname '*.aac' -o -iname '*.amr' -o -iname '*.3gp' -o -iname '*.webm' -o -iname '*.wma' -o -iname '*.mka' \) -print0) | LC_ALL=C sort -z
   fi
 }
 
@@ -80,6 +82,13 @@ make() { # with options for the input
   esac
   size=$(wc -c < "$part")
 }
+decode() { # with options: what sox has no library for; ffmpeg opens no format that names other files, as playlists do
+  said=$({ { ffmpeg -nostdin -v error -protocol_whitelist file,pipe \
+    -format_whitelist mov,mp4,m4a,3gp,3g2,mj2,aac,amr,matroska,webm,asf,ogg -i "file:$in" -map 0:a:0 -bitexact \
+    -c:a pcm_f32be -f au - || echo "; ffmpeg ended with $?" >&2; } | sox -R "$@" -t au - -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) \
+    && status=0 || status=$?
+  size=$(wc -c < "$part")
+}
 last=
 for file; do
   in=$in_dir/$file
@@ -94,7 +103,20 @@ for file; do
     said="no permission to read it"; report reject unreadable; continue
   fi
   case $in in *[][*?{}\\]*) source=$(printf %s "$in" | sed "s/[][*?{}\\\\]/\\\\&/g") ;; *) source=$in ;; esac # sox expands wildcards, also in the output: hence -
-  make
+  case $in in
+    *.[mM]4[aA]|*.[mM][pP]4|*.[aA][aA][cC]|*.[aA][mM][rR]|*.3[gG][pP]|*.[wW][eE][bB][mM]|*.[wW][mM][aA]|*.[mM][kK][aA]|*.[oO][pP][uU][sS])
+      command -v ffmpeg >/dev/null || { said="install ffmpeg, and run the command again"; report reject no_ffmpeg; continue; }
+      decode
+      case $said in *clipped*) decode -G ;; esac
+      said=$(printf %s "$said" | sed "s/^\[[^]]* @ 0x[0-9a-f]*\] //")
+      case $said in
+        *"No space left"*|*"error writing output"*) ;;
+        *"partial file"*|*"moov atom not found"*|*runcat*) rm -f "$part"; said=${said%%; ffmpeg ended*}; report reject truncated; continue ;;
+        *"ffmpeg ended"*) said=${said%%; ffmpeg ended*}; rm -f "$part"; report reject unreadable; continue ;;
+        *) [ "$status" -ne 0 ] || said= ;; # of damage that ffmpeg could do without
+      esac ;;
+    *) make ;;
+  esac
   case $said in
     *"Premature EOF"*) # a program that wrote into a pipe promised 2 GB or more (0x7ffff000 is what sox leaves), or nothing
       length=$(promise); [ "${length:-0}" -lt 2147479552 ] || said= ;;

@@ -136,6 +136,7 @@ def test_options_of_doall():
         (["--stage"], "--stage needs a value"),
         (["--stage", "x"], "expected a number"),
         (["--config", "/nope.toml"], "there is no configuration"),
+        (["--stage", "5", "--set", "predict.pool=max"], "use --stage 4 with predict.pool=max"),
     ):
         done = shell(PROJECT / "doall.sh", *arguments)
         assert done.returncode == 2

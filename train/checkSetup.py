@@ -16,7 +16,7 @@ import os
 import shutil
 
 from config import PROJECT, Config, PipelineError
-from config.commandline import add_config_arguments, load_config, log, run
+from config.commandline import add_config_arguments, core_count, load_config, log, run
 from preprocess.recipes import open_recipe
 from preprocess.segments import hop_frames
 from preprocess.sources import open_source
@@ -61,10 +61,7 @@ def check(config: Config) -> None:
     with data_parallel(config):
         build_trainer(config, build_model(config, recipe.encoding, recipe.shape, 2), loss, 1)
     free = shutil.disk_usage(nearest).free
-    log(
-        f"training on {hardware()}; preprocessing on {len(os.sched_getaffinity(0))} cores; "
-        f"{free / 1e9:.0f} GB of disk free"
-    )
+    log(f"training on {hardware()}; preprocessing on {core_count()} cores; {free / 1e9:.0f} GB of disk free")
 
 
 def main() -> None:

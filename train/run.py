@@ -24,7 +24,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,14 @@ class Run:
                 f"{self.folder} was started with other settings ({changes}). "
                 "Start another run with --set train.run=NAME, or remove that folder."
             )
+
+    def take_prediction(self, config: Config) -> None:
+        """Take over the settings of [predict], which a finished run may change."""
+        known = self.read_config()
+        if known.predict != config.predict:
+            changed = replace(known, predict=config.predict)
+            write_text(self.folder / "config.toml", configuration.to_toml(changed))
+            log(f"{self.folder} predicts by the settings of [predict] as they are now")
 
     def is_finished(self, config: Config) -> bool:
         """Tell whether the run has trained as long as config asks for, nothing else differs, and its files are whole.

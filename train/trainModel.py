@@ -29,7 +29,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from config import PROJECT, Config, PipelineError, Train
-from config.commandline import add_config_arguments, load_config, log, run
+from config.commandline import add_config_arguments, core_count, load_config, log, run
 from preprocess.alone import alone
 from preprocess.loadData import features_folder
 from preprocess.recipes import describe, open_recipe
@@ -152,6 +152,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     finished = target.is_finished(config)
     agree(identity(config), config.train.epochs, config.train.patience, finished)
     if finished:
+        target.take_prediction(config)
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
         return
     folder = features_folder(config)
@@ -476,17 +477,12 @@ def stamp_features(config: Config, shards: Sequence[Shard], reader: SegmentReade
 
 def hardware() -> str:
     """Return what the network runs on, in words."""
-    import os
 
     import keras
 
     backend = keras.backend.backend()
     devices = [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]
-    what = (
-        f"{len(devices)} accelerator(s): {', '.join(devices)}"
-        if devices
-        else f"CPU, {len(os.sched_getaffinity(0))} cores"
-    )
+    what = f"{len(devices)} accelerator(s): {', '.join(devices)}" if devices else f"CPU, {core_count()} cores"
     return f"{what} ({backend} back end)"
 
 

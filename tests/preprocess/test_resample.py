@@ -563,3 +563,68 @@ def test_an_output_folder_inside_whose_name_is_a_pattern(tmp_path):
         )
         assert done.returncode == 0
     assert [path.name for path in tmp_path.rglob("*.wav")] == ["a.wav", "a.wav"]
+
+
+def ffmpeg(*arguments: object) -> None:
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", *map(str, arguments)], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is missing")
+class TestFormatsOfFfmpeg:
+    def test_are_what_the_wav_is(self, tmp_path):
+        """A tone keeps its frequency, level and length, in names of all kinds; what is too loud is attenuated."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        time = np.arange(2 * 44_100) / 44_100
+        tone = tmp_path / "tone.wav"
+        soundfile.write(tone, np.stack([0.5 * np.sin(2 * np.pi * 1000 * time)] * 2, axis=1), 44_100)
+        names = ["a.m4a", "b.mp4", "c.mka", "d.webm", "E.M4A", "f [x]*.m4a", "sub dir/-g 'h'.m4a", "i.aac", "j.opus"]
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            ffmpeg("-i", tone, folder / name)
+        square = tmp_path / "square.wav"
+        soundfile.write(square, np.sign(np.sin(2 * np.pi * 1000 * time)), 44_100, subtype="PCM_16")
+        ffmpeg("-i", square, folder / "loud.m4a")
+        done = run(folder, tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        assert f"{len(names) + 1} files resampled to 16000 Hz, 0 kept, 0 rejected" in done.stdout
+        for name in names:
+            samples = naive.read_wav(tmp_path / "out" / wav_name(name)).astype(float)
+            assert len(samples) / 16_000 == pytest.approx(2, abs=0.1)
+            middle = samples[8000:24_000]
+            assert middle.std() / 32_768 == pytest.approx(0.5 / np.sqrt(2), rel=0.02)
+            assert np.abs(np.fft.rfft(middle)).argmax() == 1000
+        loud = naive.read_wav(tmp_path / "out" / "loud.m4a.wav")
+        assert 0.98 < np.abs(loud / 32_768).max() < 1
+        assert np.mean(np.abs(loud) >= 32_767) < 0.001
+
+    def test_what_is_damaged(self, tmp_path):
+        """It is rejected with the same words every time, and no playlist opens another file."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        soundfile.write(tmp_path / "x.wav", noise(1.0, 16_000), 16_000)
+        ffmpeg("-i", tmp_path / "x.wav", folder / "whole.m4a")
+        (folder / "cut.m4a").write_bytes((folder / "whole.m4a").read_bytes()[:2000])
+        (folder / "list.webm").write_text(f"#EXTM3U\n{tmp_path / 'x.wav'}\n")
+        (folder / "concat.mka").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'x.wav'}\n")
+        for _ in range(2):
+            done = run(folder, tmp_path / "out")
+            assert done.returncode == 0, done.stderr
+            found = rejected(tmp_path / "out")
+            assert found.keys() == {"cut.m4a", "list.webm", "concat.mka"}
+            assert found["cut.m4a"] == "truncated"
+            assert "0x" not in (tmp_path / "out" / "rejected.csv").read_text()
+            assert outputs(tmp_path / "out").keys() == {"whole.m4a.wav"}
+
+    def test_without_ffmpeg(self, tmp_path):
+        folder, programs = tmp_path / "in", tmp_path / "programs"
+        folder.mkdir()
+        programs.mkdir()
+        for path in Path("/usr/bin").iterdir():
+            if path.name != "ffmpeg":
+                (programs / path.name).symlink_to(path)
+        soundfile.write(folder / "x.wav", noise(0.2, 16_000), 16_000)
+        (folder / "y.m4a").write_bytes(b"some")
+        done = run(folder, tmp_path / "out", env={"PATH": str(programs)})
+        assert done.returncode == 0, done.stderr
+        assert rejected(tmp_path / "out") == {"y.m4a": "no_ffmpeg"}

@@ -506,3 +506,15 @@ def test_checkpoints_every_so_many_epochs(tmp_path, every, expected):
         trainer.load_weights(path)
         kept[path.name] = trainer.layers[0].kernel.numpy().mean()
     assert kept == {f"epoch_{epochs:04d}.weights.h5": epochs for epochs in expected}
+
+
+def test_a_finished_run_takes_other_settings_of_prediction(tmp_path):
+    """Those and no others: the rest of its configuration is what it was trained with."""
+    folder = [f'train.folder="{tmp_path}"', "train.run=r", "train.epochs=3"]
+    before = configuration.load(None, folder)
+    target = Run(tmp_path / "r")
+    target.folder.mkdir()
+    (target.folder / "config.toml").write_text(configuration.to_toml(before))
+    target.take_prediction(configuration.load(None, [*folder[:2], "predict.pool=max", "predict.minimum=0.9"]))
+    found = target.read_config()
+    assert (found.predict.pool, found.predict.minimum, found.train.epochs) == ("max", 0.9, 3)
