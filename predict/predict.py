@@ -52,6 +52,7 @@ from preprocess.shards import Shard
 from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
+SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
@@ -301,11 +302,15 @@ class Tally:
     detections: int = 0
     species: set[int] = dataclasses.field(default_factory=set)
     best: float = 0.0  # score of any segment
+    first: list[Result] = dataclasses.field(default_factory=list)  # SHOWN of them
 
     def over(self, results: Iterator[Result]) -> Iterator[Result]:
         """Yield results and count them anew."""
         self.recordings = self.detections = 0
+        self.first.clear()
         for result in results:
+            if len(self.first) < SHOWN:
+                self.first.append(result)
             self.recordings += 1
             self.detections += len(result.detections)
             self.species |= {found.species for found in result.detections}
@@ -327,6 +332,11 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) 
     )
     if rejects:
         log(f"what was rejected is listed in {rejected}")
+    if count.recordings == len(count.first):
+        for result in count.first:
+            best = np.argsort(-result.ranking, kind="stable")[:NAMED]
+            names = ", ".join(f"{facts.name(c)} {result.ranking[c]:.3f}" for c in best)
+            log(f"{result.recording.file}: {names}")
     if not count.detections:
         log(
             f"warning: NOTHING was detected: the best score of any segment is {count.best:.3f}, the least that counts "

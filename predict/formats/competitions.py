@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,7 +81,8 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
 def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id,birds (2021).
 
-    A row is <audio>_<site>_<end of the 5 s>; files are called <audio>_<site>_<date>.
+    A row is <audio>_<site>_<end of the 5 s>; files are called <audio>_<site>_<date>. Rows of test.csv or
+    sample_submission.csv for which there is no recording, or a rejected one, follow with nocall.
     """
 
     def row_id(result: Result, end: int) -> str:
@@ -90,12 +91,22 @@ def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
     _birds(results, path, facts, row_id)
 
 
+def unanswered(facts: Facts, written: Container[str]) -> Iterator[str]:
+    """Yield the row ids of a competition's file that are not written: one that lacks a row is refused as a whole."""
+    for row in _read_rows(facts.rows, ("row_id",))[1] if facts.rows else ():
+        if row["row_id"] not in written:
+            yield row["row_id"]
+
+
 def _birds(results: Iterable[Result], path: Path, facts: Facts, row_id: Any) -> None:
     with open_csv(path) as writer:
         writer.writerow(("row_id", "birds"))
+        written = set()
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
-                writer.writerow((row_id(result, end), _call(scores, facts)))
+                written.add(name := row_id(result, end))
+                writer.writerow((name, _call(scores, facts)))
+        writer.writerows((name, "nocall") for name in unanswered(facts, written))
 
 
 def _call(scores: np.ndarray, facts: Facts) -> str:
@@ -108,7 +119,7 @@ def _call(scores: np.ndarray, facts: Facts) -> str:
 def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id,target, True or False (2022); a row is <file>_<species>_<end of the 5 s>.
 
-    With sample_submission.csv only the species in its rows are written.
+    With sample_submission.csv only the species in its rows are written, and rows of it without a recording are False.
     """
     columns = range(len(facts.species))
     if facts.rows:
@@ -118,17 +129,21 @@ def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
         columns = [c for c in columns if facts.species[c].class_id in named]
     with open_csv(path) as writer:
         writer.writerow(("row_id", "target"))
+        written = set()
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
                 for c in columns:
                     row_id = f"{stem(result)}_{facts.species[c].class_id}_{end}"
+                    written.add(row_id)
                     writer.writerow((row_id, bool(scores[c] >= facts.minimum[c])))
+        writer.writerows((row_id, False) for row_id in unanswered(facts, written))
 
 
 def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id and a probability per species (2023 to 2026); a row is <file>_<end of the 5 s>.
 
-    With sample_submission.csv the columns are those of the file; species that the run does not know get 0.
+    With sample_submission.csv the columns are those of the file; species that the run does not know get 0, and so do
+    its rows without a recording.
     """
     classes = [kind.class_id for kind in facts.species]
     wanted = classes
@@ -138,10 +153,13 @@ def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
     column = {name: i for i, name in enumerate(classes)}
     with open_csv(path) as writer:
         writer.writerow(("row_id", *wanted))
+        written = set()
         for result in results:
             for end, scores in zip(*on_grid(result, STEP), strict=True):
                 own = [f"{scores[column[name]]:.6g}" if name in column else "0" for name in wanted]
-                writer.writerow((f"{stem(result)}_{end}", *own))
+                written.add(row_id := f"{stem(result)}_{end}")
+                writer.writerow((row_id, *own))
+        writer.writerows((row_id, *["0"] * len(wanted)) for row_id in unanswered(facts, written))
 
 
 def stem(result: Result) -> str:

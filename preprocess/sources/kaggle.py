@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import soundfile
-
 from config import ConfigError, PipelineError
 from config.commandline import log
 from preprocess import download
@@ -43,6 +41,7 @@ from preprocess.metadata import (
     observation,
     read_rows,
 )
+from preprocess.pieces import MAX_PIECE_SECONDS, cut, seconds
 from preprocess.recordings import Recording, Reject, Species
 from preprocess.selection import drop_copies, drop_repeated
 from preprocess.sources import Corpus, find_root, table
@@ -58,7 +57,6 @@ _SOUNDSCAPE_COLUMNS = {  # what the columns may be called; the published descrip
     "labels": ("primary_label", "labels", "label", "birds"),
 }
 NO_CALL = "nocall"
-MAX_PIECE_SECONDS = 3600  # real pieces have 5 s
 
 
 @dataclass(frozen=True)
@@ -285,25 +283,3 @@ def soundscape_pieces(table: Path) -> Iterator[tuple[str, float, float, list[str
             raise PipelineError(f"{table}, line {line}: {error}.") from None
         if labels:
             yield name, start, end, list(dict.fromkeys(labels))
-
-
-def seconds(text: str) -> float:
-    """Return seconds from a number of them or from hh:mm:ss."""
-    parts = [float(part) for part in text.split(":")]
-    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 1e6 for part in parts):
-        raise ValueError(f"{text[:40]!r} is no time; expected seconds or hh:mm:ss")
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
-
-
-def cut(source: Path, destination: Path, start: float, end: float) -> None:
-    """Write a stretch of a recording as 16-bit FLAC; nothing is written where it cannot be read."""
-    try:
-        with soundfile.SoundFile(source) as stream:
-            stream.seek(min(stream.frames, round(start * stream.samplerate)))
-            samples = stream.read(round((end - start) * stream.samplerate), dtype="int16", always_2d=True)
-            rate = stream.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError):
-        return
-    if len(samples):
-        with whole_file(destination) as partial:
-            soundfile.write(partial, samples, rate, subtype="PCM_16", format="FLAC")

@@ -140,6 +140,15 @@ def test_kaggle2021(tmp_path):
     assert table.birds.tolist() == ["amecro", "amecro", "brnowl"]
 
 
+def test_kaggle2021_has_all_rows_that_are_asked_for(tmp_path):
+    sample = tmp_path / "sample.csv"
+    sample.write_text("row_id,birds\n10534_SSW_5,nocall\n99_COR_5,nocall\n")
+    scape = result("10534_SSW_20170429.ogg")
+    table = pandas.read_csv(written("kaggle2021", tmp_path, results=[scape], rows=sample))
+    assert table.row_id.tolist() == ["10534_SSW_5", "10534_SSW_10", "10534_SSW_15", "99_COR_5"]
+    assert table.birds.iloc[-1] == "nocall"
+
+
 def test_kaggle2022(tmp_path):
     scape = result("soundscape_453028782.ogg")
     table = pandas.read_csv(written("kaggle2022", tmp_path, results=[scape]))
@@ -149,7 +158,9 @@ def test_kaggle2022(tmp_path):
     sample = tmp_path / "sample.csv"
     sample.write_text("row_id,target\nsoundscape_1_brnowl_5,False\n")
     only = pandas.read_csv(written("kaggle2022", tmp_path, results=[scape], rows=sample))
-    assert only.row_id.tolist() == [f"soundscape_453028782_brnowl_{end}" for end in (5, 10, 15)]
+    own = [f"soundscape_453028782_brnowl_{end}" for end in (5, 10, 15)]
+    assert only.row_id.tolist() == [*own, "soundscape_1_brnowl_5"]  # no such recording, but the row is asked for
+    assert not only.target.iloc[-1]
 
 
 def test_kaggle2023(tmp_path):
@@ -163,6 +174,8 @@ def test_kaggle2023(tmp_path):
     own = pandas.read_csv(written("kaggle2023", tmp_path, results=[scape], rows=sample), index_col="row_id")
     assert own.columns.tolist() == ["1139490", "other", "amecro"]
     assert own.loc["soundscape_29201_5"].tolist() == pytest.approx([0.2, 0, 0.9])
+    assert own.index.tolist() == [*table.index, "soundscape_1_5"]
+    assert own.loc["soundscape_1_5"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,17 @@ def test_short_silent_and_stereo_recordings_get_scores(run_of_birds, expected, t
     assert max(found["stereo.wav"], key=found["stereo.wav"].get) == "cccccc"
 
 
+def test_the_first_species_of_a_few_recordings_are_printed(run_of_birds, test_sounds, tmp_path, capsys):
+    """As in the CSV, best first; of many recordings none."""
+    run_predict(run_of_birds, test_sounds / "RN113.wav", tmp_path / "one.csv")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "RN113.wav: " in line]
+    rows = [row.split(";") for row in (tmp_path / "one.csv").read_text().splitlines()]
+    names = {kind.class_id: kind.vernacular_name or kind.scientific_name for kind in run_of_birds.read_species()}
+    assert line.partition("RN113.wav: ")[2] == ", ".join(f"{names[row[1]]} {float(row[2]):.3f}" for row in rows)
+    predict([run_of_birds], [test_sounds, test_sounds.parents[1] / "TrainingSet"], tmp_path / "many.csv")
+    assert "RN113.wav: " not in capsys.readouterr().out
+
+
 def test_recordings_that_were_trained_on_are_announced(run_of_birds, test_sounds, tmp_path, capsys):
     """Whatever their files are called and however they are stored; without the run's corpus by their names."""
     sides = run_of_birds.read_split()

@@ -219,6 +219,43 @@ class TestTable:
         assert [r.reason for r in corpus.rejects] == [reason]
         assert len(corpus.recordings) == 1
 
+    def test_pieces_of_recordings(self, tmp_path):
+        """Sounds, labels and what is heard with them, by hand; pieces of one file stay together."""
+        root, rate = tmp_path / "t", 8000
+        (root / "sub").mkdir(parents=True)
+        sounds = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 10 * rate))
+        soundfile.write(root / "sub" / "a.wav", sounds[0], rate, subtype="PCM_16")
+        soundfile.write(root / "b.flac", sounds[1], rate, subtype="PCM_16")
+        (root / "labels.csv").write_text(
+            "file,start,end,label,author\n"
+            "sub/a.wav,0,1.5,x,Ann\nsub/a.wav,0:00:01,3,y,Ann\nsub/a.wav,5,6,z,Ann\nb.flac,2,4,x,Bo\nb.flac,2,4,z,Bo\n"
+            "b.flac,4,4,x,Bo\nb.flac,far,4,x,Bo\n../t/b.flac,0,1,x,Bo\ngone.wav,0,1,x,Bo\nb.flac,20,21,x,Bo\nb.flac,1\n"
+        )
+        source = table.Source(root=str(root))
+        place = source.fetch(tmp_path / "raw", 0, 1)
+        corpus = source.read(place)
+        assert [(row.file, row.class_id, row.background, row.group) for row in corpus.recordings] == [
+            ("sub/a.wav_0_1500.flac", "x", "y", "sub/a.wav"),
+            ("sub/a.wav_1000_3000.flac", "y", "x", "sub/a.wav"),
+            ("sub/a.wav_5000_6000.flac", "z", "", "sub/a.wav"),
+            ("b.flac_2000_4000.flac", "x", "z", "b.flac"),
+            ("b.flac_2000_4000_2.flac", "z", "x", "b.flac"),
+        ]
+        assert [reject.reason for reject in corpus.rejects] == [
+            *["metadata_malformed"] * 2, "bad_filename", "no_audio", "no_audio", "metadata_malformed",
+        ]  # fmt: skip
+        cut, own_rate = soundfile.read(place / "sub/a.wav_1000_3000.flac")
+        assert own_rate == rate
+        np.testing.assert_allclose(cut, sounds[0][rate : 3 * rate], atol=2**-15)
+        before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+        source.fetch(tmp_path / "raw", 0, 1)
+        assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+        soundfile.write(root / "b.flac", sounds[0], rate, subtype="PCM_16")
+        source.fetch(tmp_path / "raw", 0, 1)
+        np.testing.assert_allclose(
+            soundfile.read(place / "b.flac_2000_4000.flac")[0], sounds[0][2 * rate : 4 * rate], atol=2**-15
+        )
+
     def test_missing_table_and_columns(self, tmp_path):
         with pytest.raises(PipelineError, match=r"labels\.csv lacks the column label. Found: file, species"):
             self.read(tmp_path, "file,species\na.wav,x\n")

@@ -1,0 +1,31 @@
+"""Labelled pieces of recordings, cut out as recordings of their own."""
+
+from pathlib import Path
+
+import soundfile
+
+from preprocess.whole import whole_file
+
+MAX_PIECE_SECONDS = 3600  # real pieces have 5 s
+
+
+def seconds(text: str) -> float:
+    """Return seconds from a number of them or from hh:mm:ss."""
+    parts = [float(part) for part in text.split(":")]
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 1e6 for part in parts):
+        raise ValueError(f"{text[:40]!r} is no time; expected seconds or hh:mm:ss")
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+
+
+def cut(source: Path, destination: Path, start: float, end: float) -> None:
+    """Write a stretch of a recording as 16-bit FLAC; nothing is written where it cannot be read."""
+    try:
+        with soundfile.SoundFile(source) as stream:
+            stream.seek(min(stream.frames, round(start * stream.samplerate)))
+            samples = stream.read(round((end - start) * stream.samplerate), dtype="int16", always_2d=True)
+            rate = stream.samplerate
+    except (soundfile.LibsndfileError, RuntimeError, OSError):
+        return
+    if len(samples):
+        with whole_file(destination) as partial:
+            soundfile.write(partial, samples, rate, subtype="PCM_16", format="FLAC")
