@@ -22,12 +22,14 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config.commandline import run
+from predict.formats import plain_text
 from predict.runfile import Ranking, compare, read_run_file
 from preprocess.metadata import read_truth
 from train.metrics import (
@@ -41,7 +43,7 @@ from train.metrics import (
     present,
     without_nan,
 )
-from train.run import Run
+from train.run import Run, write_rows
 
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
@@ -82,6 +84,40 @@ def evaluate(ranking: Ranking) -> dict[str, Any]:
     result["surplus_recordings"] = ranking.surplus
     result["unknown_background_species"] = ranking.unknown_background
     return result
+
+
+def best_species(ranking: Ranking) -> np.ndarray:
+    """Return the first species of every recording, int columns [recordings]; -1 where there is no prediction."""
+    return np.where(np.isin(ranking.media_ids, ranking.missing), -1, np.argmax(ranking.scores, axis=1))
+
+
+def per_species(ranking: Ranking) -> list[dict[str, Any]]:
+    """Return a row per species: counts, precision, recall and F1 of first species, and its average precision.
+
+    What is not defined is NaN: precision where a species never came first, recall and average precision where none of
+    the recordings has it.
+    """
+    best, count = best_species(ranking), len(ranking.classes)
+    own, first = np.bincount(ranking.labels, minlength=count), np.bincount(best[best >= 0], minlength=count)
+    hits = np.bincount(best[best == ranking.labels], minlength=count)
+    ranked = average_precision(ranking.scores.T, main_species(ranking.labels, count).T)
+    with np.errstate(invalid="ignore"):
+        columns = {"precision": hits / first, "recall": hits / own, "f1": 2 * hits / (own + first), "ap": ranked}
+    counts = {"recordings": own, "predicted": first, "hits": hits}
+    return [
+        {"class_id": plain_text(name)}
+        | {key: int(values[c]) for key, values in counts.items()}
+        | {key: round(float(values[c]), 5) for key, values in columns.items()}
+        for c, name in enumerate(ranking.classes)
+    ]
+
+
+def confusions(ranking: Ranking) -> list[dict[str, Any]]:
+    """Return how often each species came first for each: rows of is, taken_for and recordings, the most first."""
+    pairs = Counter(zip(ranking.labels.tolist(), best_species(ranking).tolist(), strict=True))
+    names = [*map(plain_text, ranking.classes), "nothing"]  # -1 is the last
+    found = [{"is": names[is_], "taken_for": names[best], "recordings": count} for (is_, best), count in pairs.items()]
+    return sorted(found, key=lambda row: (-row["recordings"], row["is"], row["taken_for"]))
 
 
 TITLES = {
@@ -127,6 +163,8 @@ def main() -> None:
         help="run directory: tell how many recordings it was trained on, note the scoring in its test_scorings.csv",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--species", type=Path, help="CSV to write with the figures of every species")
+    parser.add_argument("--confusions", type=Path, help="CSV to write with how often each species came first for each")
     args = parser.parse_args()
     ranking = compare(read_run_file(args.predictions), read_truth(args.truth))
     result = evaluate(ranking)
@@ -135,6 +173,9 @@ def main() -> None:
         target.read_config()  # which says so where the folder is no run
         result["trained_on"] = len(target.trained_on(ranking.media_ids))
         target.note_scoring(str(args.predictions), result["recordings"], figures)
+    for path, rows in ((args.species, per_species), (args.confusions, confusions)):
+        if path:
+            write_rows(path, [without_nan(row) for row in rows(ranking)])
     print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))
 
 

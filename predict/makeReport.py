@@ -32,7 +32,7 @@ import config as configuration
 from config import PREDICTIONS, PROJECT, Config, PipelineError
 from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
-from predict.evaluate import TITLES, evaluate, per_recording
+from predict.evaluate import TITLES, best_species, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
@@ -278,9 +278,9 @@ def section_species(facts: Facts) -> str:
     """Return figures per species, the confusion matrix and the worst confusions."""
     ranking, classes = facts.ranking, facts.ranking.classes
     own = per_recording(ranking)
-    best = np.argmax(ranking.scores, axis=1)
+    best = best_species(ranking)
     confusion = np.zeros((len(classes), len(classes)), int)
-    predicted = ~np.isin(ranking.media_ids, ranking.missing)
+    predicted = best >= 0
     np.add.at(confusion, (ranking.labels[predicted], best[predicted]), 1)
     precision = average_precision(ranking.scores.T, main_species(ranking.labels, len(ranking.classes)).T)
     trained = Counter(row.class_id for row in facts.recordings if row.part == "train")

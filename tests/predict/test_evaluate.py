@@ -224,6 +224,23 @@ def test_recordings_that_were_trained_on_are_counted(files, tmp_path, monkeypatc
     assert "TRAINED" not in capsys.readouterr().out
 
 
+def test_species_and_confusions_by_hand(files, tmp_path, monkeypatch):
+    """First: a for 1, 2, 3 and 5 (a tie), and nothing for 4."""
+    outputs = tmp_path / "species.csv", tmp_path / "confusions.csv"
+    call(monkeypatch, files[0], "--truth", files[1], "--species", outputs[0], "--confusions", outputs[1])
+    species, pairs = (list(csv.DictReader(path.read_text().splitlines())) for path in outputs)
+    assert [tuple(row[key] for key in ("class_id", "recordings", "predicted", "hits")) for row in species] == [
+        ("a", "2", "4", "2"), ("b", "1", "0", "0"), ("c", "1", "0", "0"), ("d", "1", "0", "0"),
+    ]  # fmt: skip
+    assert [(row["precision"], row["recall"], row["f1"]) for row in species] == [
+        ("0.5", "1.0", "0.66667"), ("", "0.0", "0.0"), ("", "0.0", "0.0"), ("", "0.0", "0.0"),
+    ]  # fmt: skip
+    assert np.mean([float(row["ap"]) for row in species]) == pytest.approx(EXPECTED["cmap"], abs=1e-4)
+    assert [tuple(row.values()) for row in pairs] == [
+        ("a", "a", "2"), ("b", "a", "1"), ("c", "a", "1"), ("d", "nothing", "1"),
+    ]  # fmt: skip
+
+
 def test_a_folder_that_is_no_run_says_nothing(files, tmp_path, monkeypatch):
     with pytest.raises(PipelineError, match="is no run directory"):
         call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
