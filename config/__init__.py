@@ -577,7 +577,7 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         return {key: _check(item, inner, f"{where}.{key}") for key, item in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a value of type {hint.__name__}.")

@@ -224,7 +224,8 @@ def into_cells(
                 continue
             start, end = max(event.start, 0.0), max(event.end, 0.0)
             last = max(int(np.ceil(end / step)), int(start // step) + 1)  # a moment lies in a cell too
-            for cell in range(int(start // step), min(last, counts_of[event.file])):
+            count = counts_of[event.file]
+            for cell in range(min(int(start // step), count - 1), min(last, count)):
                 inside = min(end, (cell + 1) * step) - max(start, cell * step)
                 if start == end or inside >= COVERED * step or inside > CONTAINED * (end - start):
                     at = first[event.file] + cell, column[event.label]

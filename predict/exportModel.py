@@ -326,7 +326,7 @@ def remove(paths: Iterable[Path]) -> None:
 def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Write the exports of a run, check them, and return what export.json says.
 
-    They are made beside the folder and take the place of what an earlier export left in it when all have passed;
+    They are made in a folder of their own and take the place of what an earlier export left in it when all have passed;
     export.json comes last.
 
     Raises:

@@ -97,7 +97,7 @@ def gather(target: Run) -> Facts:
         part = "train"
         why = "there is no test part with a known truth"
         if known:
-            why = f"{predictions.name} is not by these weights; predict with --run {target.folder.name} first"
+            why = f"{predictions.name} is not by these weights and settings; predict with --run {target.folder.name} first"
             log(f"warning: {predictions} is not there, or not what this run predicts: validation recordings are shown")
         scored = f"{len(ranking.media_ids)} validation recordings ({why})"
     rejected = corpus / "rejected.csv"

@@ -1,11 +1,14 @@
 """Labelled pieces of recordings, cut out as recordings of their own."""
 
+import errno
 from pathlib import Path
 
 import soundfile
 
 from preprocess.whole import whole_file
 
+MAX_CHANNELS = 8  # of FLAC
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_PIECE_SECONDS = 3600  # real pieces have 5 s
 
 
@@ -22,10 +25,12 @@ def cut(source: Path, destination: Path, start: float, end: float) -> None:
     try:
         with soundfile.SoundFile(source) as stream:
             stream.seek(min(stream.frames, round(start * stream.samplerate)))
-            samples = stream.read(round((end - start) * stream.samplerate), dtype="int16", always_2d=True)
+            samples = stream.read(round((end - start) * stream.samplerate), dtype="float32", always_2d=True)
             rate = stream.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError):
-        return
-    if len(samples):
-        with whole_file(destination) as partial:
-            soundfile.write(partial, samples, rate, subtype="PCM_16", format="FLAC")
+        if len(samples):
+            with whole_file(destination) as partial:
+                soundfile.write(partial, samples[:, :MAX_CHANNELS], rate, subtype="PCM_16", format="FLAC")
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        destination.with_name(f"{destination.name}.part").unlink(missing_ok=True)
+        if getattr(error, "errno", None) in FULL:
+            raise

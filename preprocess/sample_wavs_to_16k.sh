@@ -111,7 +111,7 @@ for file; do
       said=$(printf %s "$said" | sed "s/^\[[^]]* @ 0x[0-9a-f]*\] //")
       case $said in
         *"No space left"*|*"error writing output"*) ;;
-        *"partial file"*|*"moov atom not found"*|*runcat*) rm -f "$part"; said=${said%%; ffmpeg ended*}; report reject truncated; continue ;;
+        *"partial file"*|*"moov atom not found"*) rm -f "$part"; said=${said%%; ffmpeg ended*}; report reject truncated; continue ;;
         *"ffmpeg ended"*) said=${said%%; ffmpeg ended*}; rm -f "$part"; report reject unreadable; continue ;;
         *) [ "$status" -ne 0 ] || said= ;; # of damage that ffmpeg could do without
       esac ;;
@@ -135,8 +135,12 @@ for file; do
   fi
   if [ "$size" -le 44 ]; then rm -f "$part"; said="no samples"; report reject no_samples; continue; fi
   case $in in
-    *.[mM][pP]3) # sox reads what is left of a cut MP3 without a word: compare with the length in its header
-      seconds=$(soxi -D "$in" 2>/dev/null || echo 0)
+    *.[mM][pP]3|*.[mM]4[aA]|*.[mM][pP]4|*.3[gG][pP]|*.[wW][eE][bB][mM]|*.[wW][mM][aA]|*.[mM][kK][aA])
+      case $in in # what is left of a cut file is read without a word: compare with the length in its header
+        *.[mM][pP]3) seconds=$(soxi -D "$in" 2>/dev/null || echo 0) ;;
+        *) seconds=$(ffprobe -v error -show_entries format=duration -of csv=p=0 "file:$in" 2>/dev/null || echo 0) ;;
+      esac
+      case $seconds in ""|*[!0-9.]*) seconds=0 ;; esac
       if awk "BEGIN { exit !($seconds * 0.98 - 0.2 > ($size - 44) / 2 / $rate) }"; then
         rm -f "$part"; said="shorter than the $seconds s of its header"; report reject truncated; continue
       fi ;;

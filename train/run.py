@@ -181,6 +181,8 @@ class Run:
                     f"{path} was changed or removed since the run was finished. Bring it back from a copy, or remove "
                     f"{self.folder} to train again."
                 )
+        for path in changed:
+            path.unlink(missing_ok=True)  # or what is left of it would be read
         if changed:
             log(f"made again, as they are not what was written: {', '.join(map(str, changed))}")
             return False
@@ -226,9 +228,18 @@ class Run:
         return {name for name in media_ids if name in known or (is_audio(Path(name)) and Path(name).stem in known)}
 
     def read_history(self) -> list[dict[str, float]]:
-        """Return one dictionary of figures per epoch."""
-        rows = _read_rows(self.folder / "history.csv")
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+        """Return one dictionary of figures per epoch.
+
+        Raises:
+            PipelineError: if history.csv is damaged.
+        """
+        path = self.folder / "history.csv"
+        try:
+            return [{name: float(value) for name, value in row.items() if value} for row in _read_rows(path)]
+        except (ValueError, TypeError, csv.Error):  # a row of another width has a list of what is too much
+            raise PipelineError(
+                f"{path} is damaged. Remove it; where there is a state.h5, training writes it again."
+            ) from None
 
     def read_metrics(self) -> dict[str, Any]:
         """Return the final figures."""
@@ -348,7 +359,8 @@ class Run:
 
     def _prediction(self, run_file: Path, monitor: str) -> dict[str, str]:
         """Return the checksums of a run file and of weights."""
-        return {"run_file": digest(run_file), "weights": digest(self.find_weights(monitor))}
+        settings = json.dumps(asdict(self.read_config().predict), sort_keys=True)
+        return {"run_file": digest(run_file), "weights": digest(self.find_weights(monitor)), "predict": settings}
 
     def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
         """Write the final figures, and one line about the run into log.csv beside it."""

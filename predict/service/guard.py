@@ -107,6 +107,7 @@ def client_of(request: Request, proxies: int = 0) -> str:
             address = ipaddress.ip_address(bare)
         except ValueError:
             continue
+        address = getattr(address, "ipv4_mapped", None) or address
         return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
     return ""
 

@@ -29,6 +29,8 @@ import numpy as np
 
 from config import Features, open_part
 
+USUAL_STEP = 0.5  # dB between the bytes of mel bands, which need not be told
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -72,8 +74,8 @@ def open_recipe(features: Features) -> Any:
 
 def describe(recipe: Any, name: str) -> str:
     """Return the resolved recipe and how it is stored as JSON, which every shard carries."""
-    facts = {"recipe": name, "encoding": dataclasses.asdict(recipe.encoding), **dataclasses.asdict(recipe)}
-    return json.dumps(facts, sort_keys=True)
+    step = {"step": recipe.step} if getattr(recipe, "step", USUAL_STEP) != USUAL_STEP else {}
+    return json.dumps({"recipe": name, **dataclasses.asdict(recipe), **step}, sort_keys=True)
 
 
 def folder_name(recipe: Any, name: str) -> str:

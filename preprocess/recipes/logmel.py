@@ -1,5 +1,6 @@
 """Log-mel spectrograms; with the defaults those of kapre as system 000 (Bogart 2021) used it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,13 @@ import numpy as np
 from config import Between, ConfigError
 from preprocess.mask import KeepAll
 from preprocess.mel import mel_matrix
-from preprocess.recipes import Encoding
+from preprocess.recipes import USUAL_STEP, Encoding
 from preprocess.spectrogram import count_frames, cut_blocks, hann, power_spectra, read_samples
 
 Size = Annotated[int, Between(1, 1 << 16)]  # of a transform or a filter bank
 FULL_SCALE = 32768  # of 16-bit sound; amplitudes are shares of it
 BLOCK_FRAMES = 240  # computed at once
-STEP = 0.5  # dB, of bytes, where 255 of them reach the loudest tone
+LOBES = 8  # widths of a bin on either side of a tone
 CELL_FRAMES = 30  # of the mask, which keeps everything
 
 
@@ -135,19 +136,25 @@ class Recipe(MelBands):
         """uint8 from the floor up to the loudest tone, or the values themselves; padding is the floor, silence."""
         lowest = float(self.decibel * np.log10(self.floor))
         if self.storage == "uint8":
-            return Encoding("uint8", max(STEP, (self.highest - lowest) / 255), lowest, lowest)
+            return Encoding("uint8", self.step, lowest, lowest)
         return Encoding(self.storage, 1.0, 0.0, lowest)
 
     @cached_property
     def highest(self) -> float:
         """The largest value that a sine of full scale in the middle of any bin can have, in dB."""
-        bins = np.arange(len(self.matrix))
-        away = np.abs(bins[:, None] - bins)  # from the tone
-        loudest = 0.0
+        bins, loudest = len(self.matrix), 0.0
         for taper in self.tapers:
             spectrum = (np.abs(np.fft.rfft(taper, self.n_fft)) / 2) ** self.power
-            loudest = max(loudest, float((spectrum[away] @ self.matrix).max()))
+            reach = min(bins - 1, LOBES * -(-self.n_fft // np.count_nonzero(taper)))  # where a tone can be seen
+            padded = np.pad(self.matrix.astype(np.float64), ((reach, reach), (0, 0)))
+            heard = sum(spectrum[abs(k)] * padded[reach + k : reach + k + bins] for k in range(-reach, reach + 1))
+            loudest = max(loudest, float(heard.max()))
         return float(self.decibel * np.log10(max(loudest, self.floor)))
+
+    @property
+    def step(self) -> float:
+        """Decibels from one byte to the next; rounded, so that processors that add in another order agree."""
+        return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.decibel * math.log10(self.floor)) / 255) / 1000)
 
     @property
     def decade(self) -> float | None:

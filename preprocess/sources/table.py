@@ -9,12 +9,15 @@ commas. Cells stay text: the label 007 is not 7. With the columns start and end,
 import csv
 import io
 import itertools
+import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from config import PipelineError
+from config.commandline import progress
 from preprocess import audio
 from preprocess.metadata import (
     Names,
@@ -40,7 +43,9 @@ _CLEANED = {
     "elevation": lambda text: clean_number(text, 9000),
     "quality": lambda text: clean_number(text, 5),
 }
-PROBLEM = "problem"  # column of a row that was refused while pieces were cut
+LONGEST_NAME = 240  # bytes, so that endings can follow
+PIECES = "labels-of-pieces.csv"  # a table that is made, with a further column:
+PROBLEM = "why it could not be cut"  # reason: detail
 _KEPT = ("background", "scientific_name", "vernacular_name", "locality", "author", "content", "licence")
 
 
@@ -60,11 +65,12 @@ class Source:
         root = find_root(self.root, f"a folder with {self.table} and audio")
         if not (root / self.table).is_file():
             raise PipelineError(f"There is no table {root / self.table}. Name it with --set data.table=NAME.")
-        rows = list(read_rows(root / self.table, ("file", "label")))
-        if any(cells and "start" in cells and "end" in cells for _, cells in rows):
-            cut_pieces(root, rows, raw / "pieces", self.table)
-            return raw / "pieces"
-        return root
+        rows = read_rows(root / self.table, ("file", "label"))
+        first = next((cells for _, cells in rows if cells), {})
+        if "start" not in first or "end" not in first:
+            return root
+        cut_pieces(root, list(read_rows(root / self.table)), raw / "pieces")
+        return raw / "pieces"
 
     def read(self, root: Path) -> Corpus:
         """Return the recordings of the table.
@@ -73,13 +79,15 @@ class Source:
             PipelineError: if the table cannot be read.
         """
         recordings, taxa, rejects = [], {}, []
-        for line, cells in read_rows(root / self.table, ("file", "label")):
+        listing = root / PIECES
+        table = listing if listing.is_file() else root / self.table
+        for line, cells in read_rows(table, ("file", "label")):
             if cells is None:
                 rejects.append(Reject(f"{self.table}:{line}", "fetch", "metadata_malformed", "another number of cells"))
                 continue
             try:
-                if cells.get(PROBLEM):
-                    raise audio.AudioError("metadata_malformed", cells[PROBLEM])
+                if table == listing and cells[PROBLEM]:
+                    raise audio.AudioError(*cells[PROBLEM].split(": ", 1))
                 recording = _to_recording(cells, root)
             except audio.AudioError as error:
                 rejects.append(Reject(f"{self.table}:{line}", "fetch", error.reason, error.detail))
@@ -94,70 +102,86 @@ class Source:
         return Corpus(recordings, list(taxa.values()), rejects)
 
 
-def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], folder: Path, name: str) -> None:
+def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], folder: Path) -> None:
     """Cut what a table with the columns start and end says out of its recordings, FLAC at their own rate.
 
     Labels that overlap a piece in time are its background species; pieces of one file are a group, unless the table
-    has groups. What cannot be cut stays in the table, to be rejected.
+    has groups.
 
     Args:
         root: what files are relative to.
         rows: from `metadata.read_rows`; times are seconds, or hh:mm:ss.
-        folder: takes the pieces, and a table without times.
-        name: of that table.
+        folder: takes the pieces, and the table `PIECES` of them.
     """
-    others: dict[str, list[tuple[float, float, str]]] = {}
-    found = []
+    found: list[dict[str, Any]] = []
+    heard: dict[str, list[tuple[float, float, str]]] = {}
     for line, cells in rows:
-        if cells is None:
-            found.append({PROBLEM: f"another number of cells than columns in line {line}"})
-            continue
-        row, times = {key: value for key, value in cells.items() if key not in ("start", "end")}, (0.0, 0.0)
+        row: dict[str, Any] = {**(cells or {}), PROBLEM: ""}
+        found.append(row)
         try:
-            times = seconds(cells["start"]), seconds(cells["end"])
-            if not times[0] < times[1] <= times[0] + MAX_PIECE_SECONDS:
-                raise ValueError(f"a piece from {times[0]:g} to {times[1]:g} s")
-            others.setdefault(cells["file"], []).append((*times, cells["label"]))
+            if cells is None:
+                raise ValueError(f"another number of cells than columns in line {line}")
+            start, end = row["start"], row["end"] = seconds(cells["start"]), seconds(cells["end"])
+            if not start < end <= start + MAX_PIECE_SECONDS:
+                raise ValueError(f"a piece from {start:g} to {end:g} s")
+            heard.setdefault(cells["file"], []).append((start, end, cells["label"]))
         except ValueError as error:
-            row[PROBLEM] = str(error)
-        found.append(row | {"start": times[0], "end": times[1]})
+            row[PROBLEM] = f"metadata_malformed: {error}"
+    for events in heard.values():
+        events.sort()
+    longest = {file: max(end - start for start, end, _ in events) for file, events in heard.items()}
     taken: set[str] = set()
-    for row in found:
-        if PROBLEM not in row and (piece := _cut_piece(root, row, folder, taken)):
-            start, end = row["start"], row["end"]
-            heard = {label for low, high, label in others[row["file"]] if low < end and high > start}
-            heard |= set(row.get("background", "").split(","))
-            row["background"] = ",".join(sorted(heard - {row["label"], ""}))
-            row["group"] = row.get("group") or row["file"]
-            row["file"] = piece
+    for row in progress((row for row in found if not row[PROBLEM]), len(found), "pieces"):
+        start, end, events = row["start"], row["end"], heard[row["file"]]
+        first = bisect_left(events, (start - longest[row["file"]],))
+        others = {label for _, high, label in events[first : bisect_left(events, (end,))] if high > start}
+        others |= set(row.get("background", "").split(","))
+        row["background"] = ",".join(sorted(others - {row["label"], ""}))
+        row["group"] = row.get("group") or row["file"]
+        try:
+            row["file"] = _cut_piece(root, row, folder, taken)
+        except audio.AudioError as error:
+            row[PROBLEM] = f"{error.reason}: {error.detail}"
     columns = list(dict.fromkeys(key for row in found for key in row if key not in ("start", "end")))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(found)
-    listing = folder / name
+    listing = folder / PIECES
     if not listing.is_file() or listing.read_text(encoding="utf-8") != buffer.getvalue():  # else its time stays
-        listing.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with whole_file(listing) as partial:
             partial.write_text(buffer.getvalue(), encoding="utf-8")
 
 
 def _cut_piece(root: Path, row: dict[str, Any], folder: Path, taken: set[str]) -> str:
-    """Cut a piece unless it is there and newer than its recording, and return its name; nothing where that fails."""
+    """Cut a piece unless it is there, with the time of its recording, and return its name.
+
+    Raises:
+        AudioError: if the name leads elsewhere, or there is nothing to cut.
+    """
+    source = root / check_name(row["file"])
     try:
-        source = root / check_name(row["file"])
-        if not source.resolve().is_relative_to(root.resolve()) or not source.is_file():
-            return ""
-    except (audio.AudioError, OSError, RuntimeError):  # the last: before Python 3.13, of a link to itself
-        return ""
+        if not source.resolve().is_relative_to(root.resolve()):
+            raise audio.AudioError("outside_root", "the file lies outside the corpus")
+        if not source.is_file():
+            raise audio.AudioError("no_audio", f"{row['file']} is not there")
+        made_at = source.stat().st_mtime_ns
+    except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
+        raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
     stem = f"{row['file']}_{round(1000 * row['start'])}_{round(1000 * row['end'])}"
     piece = next(name for k in itertools.count(1) if (name := f"{stem}{f'_{k}' if k > 1 else ''}.flac") not in taken)
     taken.add(piece)
     made = folder / piece
-    if not made.is_file() or made.stat().st_mtime_ns < source.stat().st_mtime_ns:
+    if len(os.fsencode(made.name)) > LONGEST_NAME:
+        raise audio.AudioError("bad_filename", f"{row['file'][:50]}... is too long a name for pieces")
+    if not made.is_file() or made.stat().st_mtime_ns != made_at:
         made.parent.mkdir(parents=True, exist_ok=True)
         made.unlink(missing_ok=True)
         cut(source, made, row["start"], row["end"])
+        if not made.is_file():
+            raise audio.AudioError("unreadable", "libsndfile cannot cut this piece: another format, or it ends before")
+        os.utime(made, ns=(made_at, made_at))
     return piece
 
 

@@ -556,6 +556,7 @@ def test_the_version_is_that_of_the_package():
         ('train.folder="~nobody-of-that-name"', "train.folder"),
         ("predict.hop=inf", "predict.hop"),
         ("train.epochs=99999999999999999999", "train.epochs"),
+        (f"train.ema=1{'0' * 400}", "train.ema"),
     ],
 )
 def test_values_that_nothing_can_be_done_with(override, key):

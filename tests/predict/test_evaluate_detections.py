@@ -198,15 +198,11 @@ def test_command(tmp_path):
 
 
 def test_times_before_the_start_and_moments():
-    """Neither marks a cell of another file, and an event without a length lies in its cell."""
-    truth = [
-        Event("a", 0.0, 10.0, ""),
-        Event("b", -2.0, 1.0, "x"),
-        Event("b", 7.5, 7.5, "x"),
-        Event("b", 10.0, 10.0, "x"),
-    ]
-    cells = into_cells(truth, [], {"a": 10.0, "b": 10.0}, ["x"], 5.0)
-    assert cells.truth[:, 0].tolist() == [False, False, True, True]
+    """Neither marks a cell of another file, and an event without a length lies in its cell, the last one at the end."""
+    events = [Event("b", start, end, "x") for start, end in ((-2.0, 1.0), (7.5, 7.5))]
+    truth = [Event("a", 0.0, 10.0, ""), *events, Event("c", 10.0, 10.0, "x")]
+    cells = into_cells(truth, [], {"a": 10.0, "b": 10.0, "c": 10.0}, ["x"], 5.0)
+    assert cells.truth[:, 0].tolist() == [False, False, True, True, False, True]
 
 
 def test_average_precision_of_many_cells():

@@ -279,7 +279,7 @@ def test_a_run_file_of_other_weights_is_not_taken_for_the_runs(project, run, pre
     put(project, run, predictions)
     assert "On 3 test recordings" in report(run).text
     path.write_text(predictions + "115;aaaaaa;1\n")
-    assert "birds.csv is not by these weights" in report(run).text
+    assert "birds.csv is not by these weights and settings" in report(run).text
     put(project, run, predictions)
     weights = run.find_weights(run.read_config().train.monitor)
     with h5py.File(weights, "r+") as file:

@@ -665,6 +665,7 @@ def test_who_is_counted():
     assert who(1, "x" * 50_000) == "192.0.2.1"
     assert who(1, "203.0.113.9:4711") == "203.0.113.9"
     assert who(1, "[2001:db8:1:2:3::4]:4711") == who(1, "2001:db8:1:2::5") == "2001:db8:1:2::/64"
+    assert who(0, peer="::ffff:192.0.2.1") == "192.0.2.1"
     assert who(0, peer="testclient") == ""
 
 

@@ -605,14 +605,17 @@ class TestFormatsOfFfmpeg:
         soundfile.write(tmp_path / "x.wav", noise(1.0, 16_000), 16_000)
         ffmpeg("-i", tmp_path / "x.wav", folder / "whole.m4a")
         (folder / "cut.m4a").write_bytes((folder / "whole.m4a").read_bytes()[:2000])
+        ffmpeg("-i", tmp_path / "x.wav", tmp_path / "x.webm")
+        content = (tmp_path / "x.webm").read_bytes()
+        (folder / "cut.webm").write_bytes(content[: len(content) // 2])
         (folder / "list.webm").write_text(f"#EXTM3U\n{tmp_path / 'x.wav'}\n")
         (folder / "concat.mka").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'x.wav'}\n")
         for _ in range(2):
             done = run(folder, tmp_path / "out")
             assert done.returncode == 0, done.stderr
             found = rejected(tmp_path / "out")
-            assert found.keys() == {"cut.m4a", "list.webm", "concat.mka"}
-            assert found["cut.m4a"] == "truncated"
+            assert found.keys() == {"cut.m4a", "cut.webm", "list.webm", "concat.mka"}
+            assert (found["cut.m4a"], found["cut.webm"]) == ("truncated", "truncated")
             assert "0x" not in (tmp_path / "out" / "rejected.csv").read_text()
             assert outputs(tmp_path / "out").keys() == {"whole.m4a.wav"}
 

@@ -242,7 +242,7 @@ class TestTable:
             ("b.flac_2000_4000_2.flac", "z", "x", "b.flac"),
         ]
         assert [reject.reason for reject in corpus.rejects] == [
-            *["metadata_malformed"] * 2, "bad_filename", "no_audio", "no_audio", "metadata_malformed",
+            *["metadata_malformed"] * 2, "bad_filename", "no_audio", "unreadable", "metadata_malformed",
         ]  # fmt: skip
         cut, own_rate = soundfile.read(place / "sub/a.wav_1000_3000.flac")
         assert own_rate == rate
@@ -251,10 +251,36 @@ class TestTable:
         source.fetch(tmp_path / "raw", 0, 1)
         assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
         soundfile.write(root / "b.flac", sounds[0], rate, subtype="PCM_16")
+        os.utime(root / "b.flac", (1.5e9, 1.5e9))  # an older one, from an archive
         source.fetch(tmp_path / "raw", 0, 1)
         np.testing.assert_allclose(
             soundfile.read(place / "b.flac_2000_4000.flac")[0], sounds[0][2 * rate : 4 * rate], atol=2**-15
         )
+
+    def test_pieces_of_odd_recordings(self, tmp_path):
+        """32-bit floats are no silence; what FLAC cannot hold is rejected; the table of the user stays as it is."""
+        root, rate = tmp_path / "t", 8000
+        root.mkdir()
+        tone = 0.5 * np.sin(np.arange(2 * rate))
+        soundfile.write(root / "float.wav", tone, rate, subtype="FLOAT")
+        soundfile.write(root / "fast.wav", tone, 96_001, subtype="PCM_16")
+        soundfile.write(root / "nine.wav", np.stack([tone] * 9, axis=1), rate, subtype="PCM_16")
+        name = "l" * 240 + ".wav"
+        soundfile.write(root / name, tone, rate, subtype="PCM_16")
+        text = "file,start,end,label,problem\n" + "".join(
+            f"{file},0,0.001,x,wind\n" if file == "fast.wav" else f"{file},0,1,x,wind\n"
+            for file in ("float.wav", "fast.wav", "nine.wav", name)
+        )
+        (root / "labels.csv").write_text(text)
+        source = table.Source(root=str(root), table=str(root / "labels.csv"))
+        place = source.fetch(tmp_path / "raw", 0, 1)
+        corpus = source.read(place)
+        assert (root / "labels.csv").read_text() == text
+        assert [row.file for row in corpus.recordings] == ["float.wav_0_1000.flac", "nine.wav_0_1000.flac"]
+        assert [reject.reason for reject in corpus.rejects] == ["unreadable", "bad_filename"]
+        for row in corpus.recordings:
+            assert np.abs(soundfile.read(place / row.file)[0]).max() == pytest.approx(0.5, abs=1e-3)
+        assert not list(place.rglob("*.part"))
 
     def test_missing_table_and_columns(self, tmp_path):
         with pytest.raises(PipelineError, match=r"labels\.csv lacks the column label. Found: file, species"):

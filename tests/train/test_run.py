@@ -518,3 +518,10 @@ def test_a_finished_run_takes_other_settings_of_prediction(tmp_path):
     target.take_prediction(configuration.load(None, [*folder[:2], "predict.pool=max", "predict.minimum=0.9"]))
     found = target.read_config()
     assert (found.predict.pool, found.predict.minimum, found.train.epochs) == ("max", 0.9, 3)
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\n1,0.5,7\n", "epoch,loss\n1,half\n", "epoch,loss\n1,\ud83d\n"])
+def test_a_damaged_history_is_named(tmp_path, text):
+    (tmp_path / "history.csv").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(PipelineError, match=r"history\.csv is damaged. Remove it"):
+        Run(tmp_path).read_history()
