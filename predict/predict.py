@@ -284,7 +284,7 @@ def predict(
         path.parent.mkdir(parents=True, exist_ok=True)
         write(count.over(combine(members, chosen, minimum, expected)), path, facts)
         written.append(path)
-        if name == "birdclef2016" and len(targets) == 1 and not (inputs or settings or monitor or expected != NOTHING):
+        if name == "birdclef2016" and len(targets) == 1 and not (inputs or settings or monitor or expected):
             with contextlib.suppress(OSError):  # a run may be read-only
                 first.note_prediction(path, members[0].config.train.monitor)
     report(members[0].config, facts, count, written)

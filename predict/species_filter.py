@@ -120,6 +120,10 @@ class Filter:
     date: str = ""
     strict: bool = False  # leave out what is not expected, instead of weighing all scores
 
+    def __bool__(self) -> bool:
+        """Tell whether it changes any score."""
+        return self.listed is not None or self.occurrence is not None
+
     def lacks_place(self, recording: Recording) -> bool:
         """Tell whether occurrence says nothing of a recording because nobody knows where it was made."""
         return bool(self.occurrence) and not self.place and not (recording.latitude and recording.longitude)
