@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from preprocess.whole import whole_file
@@ -21,12 +22,21 @@ def seconds(text: str) -> float:
 
 
 def cut(source: Path, destination: Path, start: float, end: float) -> None:
-    """Write a stretch of a recording as 16-bit FLAC; nothing is written where it cannot be read."""
+    """Write a stretch of a recording as 16-bit FLAC; nothing is written where it cannot be read, or FLAC cannot hold it.
+
+    Raises:
+        OSError: if the disk is full.
+    """
     try:
         with soundfile.SoundFile(source) as stream:
             stream.seek(min(stream.frames, round(start * stream.samplerate)))
-            samples = stream.read(round((end - start) * stream.samplerate), dtype="float32", always_2d=True)
-            rate = stream.samplerate
+            floats, rate = stream.subtype in ("FLOAT", "DOUBLE"), stream.samplerate
+            kind = "float32" if floats else "int16"  # which libsndfile does not scale from one to the other
+            samples = stream.read(round((end - start) * rate), dtype=kind, always_2d=True)
+        if not np.isfinite(samples).all():
+            return
+        if floats:
+            samples = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
         if len(samples):
             with whole_file(destination) as partial:
                 soundfile.write(partial, samples[:, :MAX_CHANNELS], rate, subtype="PCM_16", format="FLAC")
