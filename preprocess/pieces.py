@@ -22,7 +22,7 @@ def seconds(text: str) -> float:
 
 
 def cut(source: Path, destination: Path, start: float, end: float) -> None:
-    """Write a stretch of a recording as 16-bit FLAC; nothing is written where it cannot be read, or FLAC cannot hold it.
+    """Write a stretch of a recording as 16-bit FLAC; nothing is written where that is not possible.
 
     Raises:
         OSError: if the disk is full.
