@@ -138,7 +138,9 @@ for file; do
     *.[mM][pP]3|*.[mM]4[aA]|*.[mM][pP]4|*.3[gG][pP]|*.[wW][eE][bB][mM]|*.[wW][mM][aA]|*.[mM][kK][aA])
       case $in in # what is left of a cut file is read without a word: compare with the length in its header
         *.[mM][pP]3) seconds=$(soxi -D "$in" 2>/dev/null || echo 0) ;;
-        *) seconds=$(ffprobe -v error -show_entries format=duration -of csv=p=0 "file:$in" 2>/dev/null || echo 0) ;;
+        *) # that of the sound, or where only the file has one that of the file
+          seconds=$(ffprobe -v error -select_streams a:0 -show_entries stream=duration:format=duration -of default=nk=1:nw=1 \
+            "file:$in" 2>/dev/null | grep -m 1 "^[0-9]" || echo 0) ;;
       esac
       case $seconds in ""|*[!0-9.]*) seconds=0 ;; esac
       if awk "BEGIN { exit !($seconds * 0.98 - 0.2 > ($size - 44) / 2 / $rate) }"; then

@@ -585,6 +585,9 @@ class TestFormatsOfFfmpeg:
         square = tmp_path / "square.wav"
         soundfile.write(square, np.sign(np.sin(2 * np.pi * 1000 * time)), 44_100, subtype="PCM_16")
         ffmpeg("-i", square, folder / "loud.m4a")
+        film = ("-f", "lavfi", "-i", "color=size=64x64:rate=5:duration=4", "-c:v", "mpeg4")
+        ffmpeg("-i", tone, *film, folder / "film.mp4")  # whose sound ends before it
+        names.append("film.mp4")
         done = run(folder, tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert f"{len(names) + 1} files resampled to 16000 Hz, 0 kept, 0 rejected" in done.stdout
