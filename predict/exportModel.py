@@ -352,19 +352,17 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         write_text(parts / "README.md", card(target, config, facts))
         earlier = {folder / path.format(form=form) for path in FORMATS.values() for form in SIGNATURES}
         remove([folder / "export.json", *(folder / name for name in FACTS), *earlier])
-        made = {name: [folder / path.relative_to(parts) for path in paths[name]] for name in names}
-        for path in (
-            *(path for own in made.values() for path in own),
-            *(folder / name for name in (*FACTS, "README.md")),
-        ):
-            if (source := parts / path.relative_to(folder)).exists():
-                path.parent.mkdir(exist_ok=True)
-                source.rename(path)
+        made = [path for own in paths.values() for path in own]
+        for source in (*made, *(parts / name for name in (*FACTS, "README.md"))):
+            if source.exists():
+                place = folder / source.relative_to(parts)
+                place.parent.mkdir(exist_ok=True)
+                source.rename(place)
     finally:
         remove([parts])
     write_text(folder / "export.json", json.dumps(without_nan(facts), indent=1))
     for name, differences in checked.items():
-        words = ", ".join(map(str, made[name]))
+        words = ", ".join(str(folder / path.relative_to(parts)) for path in paths[name])
         log(f"{words}: loaded by its own runtime, differs from the run by {max(differences.values()):.1e} at most")
     return facts
 

@@ -1,6 +1,6 @@
 """Labelled pieces of recordings, cut out as recordings of their own."""
 
-import errno
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import soundfile
 from preprocess.whole import whole_file
 
 MAX_CHANNELS = 8  # of FLAC
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_PIECE_SECONDS = 3600  # real pieces have 5 s
 
 
@@ -25,7 +24,7 @@ def cut(source: Path, destination: Path, start: float, end: float) -> None:
     """Write a stretch of a recording as 16-bit FLAC; nothing is written where that is not possible.
 
     Raises:
-        OSError: if the disk is full.
+        OSError: if the piece cannot be written.
     """
     try:
         with soundfile.SoundFile(source) as stream:
@@ -33,14 +32,13 @@ def cut(source: Path, destination: Path, start: float, end: float) -> None:
             floats, rate = stream.subtype in ("FLOAT", "DOUBLE"), stream.samplerate
             kind = "float32" if floats else "int16"  # which libsndfile does not scale from one to the other
             samples = stream.read(round((end - start) * rate), dtype=kind, always_2d=True)
-        if not np.isfinite(samples).all():
+        if not len(samples) or not np.isfinite(samples).all():
             return
         if floats:
             samples = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
-        if len(samples):
-            with whole_file(destination) as partial:
-                soundfile.write(partial, samples[:, :MAX_CHANNELS], rate, subtype="PCM_16", format="FLAC")
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        destination.with_name(f"{destination.name}.part").unlink(missing_ok=True)
-        if getattr(error, "errno", None) in FULL:
-            raise
+        content = io.BytesIO()  # libsndfile does not tell a full disk from a sound that FLAC cannot hold
+        soundfile.write(content, samples[:, :MAX_CHANNELS], rate, subtype="PCM_16", format="FLAC")
+    except (soundfile.LibsndfileError, RuntimeError, OSError):
+        return
+    with whole_file(destination) as partial:
+        partial.write_bytes(content.getvalue())

@@ -154,6 +154,8 @@ class Recipe(MelBands):
     @property
     def step(self) -> float:
         """Decibels from one byte to the next; rounded, so that processors that add in another order agree."""
+        if self.storage != "uint8":
+            return USUAL_STEP
         return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.decibel * math.log10(self.floor)) / 255) / 1000)
 
     @property
