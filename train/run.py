@@ -170,9 +170,9 @@ class Run:
         Raises:
             PipelineError: if it is of other settings, or a file was changed that cannot be made again.
         """
-        if not (self.folder / "metrics.json").exists() or not (self.folder / "config.toml").exists():
-            return False
         sealed = read_seals(self.folder)
+        if not (self.folder / "config.toml").exists() or not (sealed or (self.folder / "metrics.json").exists()):
+            return False
         again = ("classes.csv", "history.csv", "metrics.json") if self.has_state() else ()  # what can be made again
         changed = [self.folder / name for name, known in sealed.items() if not is_intact(self.folder / name, known)]
         for path in changed:
