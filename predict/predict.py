@@ -71,17 +71,30 @@ def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     return dataclasses.replace(config, data=data)
 
 
-def open_test_part(config: Config, recipe: str) -> list[Shard]:
-    """Return the shards of the test part of a corpus.
+def prepare(config: Config, inputs: Sequence[Path], jobs: int = 1) -> Config:
+    """Return the configuration of a run, with folders and files of audio as its corpus if there are some.
+
+    They pass the stages up to features; what is there is not made again.
+    """
+    if inputs:
+        config = as_input(config, inputs)
+        fetch(config, jobs)
+        resample(config, jobs)
+        load(config, jobs)
+    return config
+
+
+def open_part(config: Config, recipe: str, part: str = "test") -> list[Shard]:
+    """Return the shards of a part of a corpus.
 
     Raises:
         PipelineError: if they were made by another recipe than that of the run, or hold no recording.
     """
-    shards = open_shards(features_folder(config), "test")
+    shards = open_shards(features_folder(config), part)
     if any(shard.recipe != recipe for shard in shards):
         raise PipelineError(f"{features_folder(config)} was made by another recipe than the run was trained with.")
     if not any(shard.media_id for shard in shards):
-        raise PipelineError(f"{config.corpus_dir} holds no test recording to predict.")
+        raise PipelineError(f"{config.corpus_dir} holds no {part} recording to predict.")
     return shards
 
 
@@ -150,14 +163,9 @@ def open_member(target: Run, inputs: Sequence[Path], settings: Predict, monitor:
     Raises:
         PipelineError: if there is nothing to predict or the run cannot be used.
     """
-    config = dataclasses.replace(target.read_config(), predict=settings)
+    config = prepare(dataclasses.replace(target.read_config(), predict=settings), inputs, jobs)
     monitor = monitor or config.train.monitor
-    if inputs:
-        config = as_input(config, inputs)
-        fetch(config, jobs)
-        resample(config, jobs)
-        load(config, jobs)
-    shards = open_test_part(config, target.read_stamp().recipe)
+    shards = open_part(config, target.read_stamp().recipe)
     warn_of_trained_on(target, find_trained_on(target, config), sum(len(shard.media_id) for shard in shards))
     from train.losses import open_loss
 

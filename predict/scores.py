@@ -1,9 +1,9 @@
-"""The logits of all segments of the recordings that a run hears, kept on disk shard by shard.
+"""The logits of all segments of the recordings that a run hears, or their embeddings, kept on disk shard by shard.
 
 An interrupted prediction goes on where it was, and another format or threshold needs no network:
 
 <corpus>/scores/<run>-<mark>/test-00000-of-00003.h5
-    /logits    float32 [segments, outputs]
+    /logits    float32 [segments, outputs]    or embeddings, what the logits are made of: [segments, features]
     /spans     int64 [segments, 2]       frames of the whole recording (see SegmentReader.spans)
     /counts    int64 [recordings]        segments of each
     attrs: inputs (of the shard), complete
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -33,6 +33,8 @@ from train.run import Run
 
 SEGMENTS_AT_ONCE = 2048  # scored together; bounds the memory
 
+Output = Literal["logits", "embeddings"]  # of a network
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -40,7 +42,7 @@ class Scores:
 
     media_id: str
     seconds: np.ndarray  # float64 [segments, 2]: from, to, in the original recording
-    logits: np.ndarray  # float32 [segments, outputs]
+    logits: np.ndarray  # float32 [segments, outputs]; or embeddings, [segments, features]
 
 
 def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
@@ -59,6 +61,14 @@ def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
     return config, model, open_loss(config.train.loss, noise_class)
 
 
+def load_network(target: Run, monitor: str, output: Output) -> Any:
+    """Return the model of a run from codes to its logits or embeddings; raises as `load_run`."""
+    model = load_run(target, monitor)[1]
+    from train.network import embed
+
+    return embed(model) if output == "embeddings" else model
+
+
 def judge(loss: Any, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores of the segments of a recording and its ranking by the rule of the loss.
 
@@ -74,7 +84,7 @@ def judge(loss: Any, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scores, np.asarray(ranking, np.float64)
 
 
-def scores_folder(config: Config, target: Run, monitor: str) -> Path:
+def scores_folder(config: Config, target: Run, monitor: str, output: Output = "logits", part: str = "test") -> Path:
     """Return where the scores of a corpus by the weights of a run are kept; other weights have another folder.
 
     Raises:
@@ -84,11 +94,14 @@ def scores_folder(config: Config, target: Run, monitor: str) -> Path:
         digest = hashlib.file_digest(stream, "sha256")
     own = target.read_config()
     view = {"model": asdict(own.model), "features": asdict(own.features), "hop": config.predict.hop}
+    view |= {"output": output, "part": part} if (output, part) != ("logits", "test") else {}
     digest.update(json.dumps(view, sort_keys=True, default=list).encode())
     return config.corpus_dir / "scores" / f"{target.folder.name}-{digest.hexdigest()[:12]}"
 
 
-def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: Run, monitor: str) -> tuple[int, float]:
+def make_scores(
+    folder: Path, config: Config, shards: Sequence[Shard], target: Run, monitor: str, output: Output = "logits"
+) -> tuple[int, float]:
     """Score the segments of all shards whose scores are not there or not valid any more.
 
     Args:
@@ -97,6 +110,7 @@ def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: R
         shards: of the part that is scored.
         target: the run; its network is opened only if there is something to score.
         monitor: which weights.
+        output: what is kept of the network.
 
     Returns:
         How many segments were scored, and the seconds of sound in them.
@@ -111,11 +125,17 @@ def make_scores(folder: Path, config: Config, shards: Sequence[Shard], target: R
         for path in folder.glob("*.h5*"):
             if path.name not in keep:
                 path.unlink()
-        return _make_scores(folder, config, todo, marks, target, monitor) if todo else (0, 0.0)
+        return _make_scores(folder, config, todo, marks, target, monitor, output) if todo else (0, 0.0)
 
 
 def _make_scores(
-    folder: Path, config: Config, todo: Sequence[Shard], marks: dict[Path, str], target: Run, monitor: str
+    folder: Path,
+    config: Config,
+    todo: Sequence[Shard],
+    marks: dict[Path, str],
+    target: Run,
+    monitor: str,
+    output: Output,
 ) -> tuple[int, float]:
     counts = [
         len(list_segments(reader := open_reader(config, [shard]), range(len(reader)), config.predict.hop)[0])
@@ -123,11 +143,12 @@ def _make_scores(
     ]
     blocks = sum(-(-count // SEGMENTS_AT_ONCE) for count in counts)
     if has_cluster():
-        calls = [(target.folder.resolve(), monitor, config, shard.path, marks[shard.path], folder) for shard in todo]
+        run = target.folder.resolve()
+        calls = [(run, monitor, output, config, shard.path, marks[shard.path], folder) for shard in todo]
         for _ in progress(spread(score_on_worker, calls, 1), len(todo), "shards"):
             pass
     else:
-        model = load_run(target, monitor)[1]
+        model = load_network(target, monitor, output)
         work = (None for shard in todo for _ in score_shard(folder, config, shard, marks[shard.path], model))
         for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
             pass
@@ -167,10 +188,13 @@ def score_shard(folder: Path, config: Config, shard: Shard, mark: str, model: An
             seal_content(file)
 
 
-def score_on_worker(run: Path, monitor: str, config: Config, shard: Path, mark: str, folder: Path) -> None:
+def score_on_worker(
+    run: Path, monitor: str, output: Output, config: Config, shard: Path, mark: str, folder: Path
+) -> None:
     """Write the scores of a shard, in a process that keeps the network for the next one."""
     with _network:
-        for _ in score_shard(folder, config, open_shard(shard), mark, _open_network(run, monitor, folder.name)):
+        model = _open_network(run, monitor, output, folder.name)
+        for _ in score_shard(folder, config, open_shard(shard), mark, model):
             pass
 
 
@@ -178,9 +202,9 @@ _network = threading.Lock()  # a worker may have several threads, the network us
 
 
 @functools.lru_cache(maxsize=1)
-def _open_network(run: Path, monitor: str, mark: str) -> Any:
+def _open_network(run: Path, monitor: str, output: Output, mark: str) -> Any:
     """Return the network of a run; the mark is that of its weights, which may change while a worker lives."""
-    return load_run(Run(run), monitor)[1]
+    return load_network(Run(run), monitor, output)
 
 
 def mark_shards(shards: Sequence[Shard]) -> dict[Path, str]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from config import Config, ConfigError, Part, bind, check_choice
+from config import Config, ConfigError, Part, PipelineError, bind, check_choice
 from preprocess.recipes import Encoding, open_recipe
 from preprocess.segments import SegmentReader
 from train.augment import needs, open_augmentations
@@ -185,6 +185,20 @@ def add_attention(network: keras.Model, classes: int) -> keras.Model:
     weights = keras.layers.Dense(classes, dtype="float32", name="attention")(network.layers[-1].input)
     joined = keras.layers.Concatenate(dtype="float32")([network.output, weights])
     return keras.Model(network.input, joined, name=network.name)
+
+
+def embed(model: keras.Model) -> keras.Model:
+    """Return a model from codes to what the logits of `model` are a linear function of, float [batch, features].
+
+    Raises:
+        PipelineError: if the network has no dense layer named logits.
+    """
+    network = model.layers[-1]
+    logits = [layer for layer in network.layers if layer.name == "logits"]
+    if not logits:
+        raise PipelineError(f"The network {network.name} has no layer named logits whose input could be written.")
+    features = keras.Model(network.input, logits[0].input, name="features")
+    return keras.Model(model.input, features(model.get_layer("standardise").output), name="embed")
 
 
 def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoch: int) -> keras.Model:

@@ -1,5 +1,6 @@
 """The networks of the sibling systems: published parameters, shapes worked out by hand, sizes, and that they learn."""
 
+import dataclasses
 from typing import get_args
 
 import keras
@@ -15,7 +16,7 @@ from train.losses import open_loss
 from train.models import open_network
 from train.models.application import Pixels
 from train.models.resnet import GroupedConv2D, Pool, convolve, pool_features
-from train.network import build_model, build_trainer
+from train.network import build_model, build_trainer, embed
 
 ENCODING = Encoding("uint8", 0.05, -4.5)
 kinds = keras.layers
@@ -234,6 +235,20 @@ def test_one_and_three_channels(name, channels):
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
     assert network.layers[-1].name == "logits"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_embeddings_make_the_logits(name):
+    """What `embed` gives, times the last layer's weights, are the logits."""
+    bins, frames, options = SMALL[name]
+    config = configuration.load(None, [f"model.network={name}", f"features.segment_frames={frames}"])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
+    model = build_model(config, ENCODING, (bins,), 5)
+    codes = np.random.default_rng(0).integers(0, 256, (2, frames, bins), dtype=np.uint8)
+    kernel, bias = (np.asarray(weight) for weight in model.layers[-1].layers[-1].get_weights())
+    vectors = np.asarray(embed(model)(codes))
+    assert vectors.shape == (2, len(kernel))
+    np.testing.assert_allclose(vectors @ kernel + bias, np.asarray(model(codes)), rtol=1e-3, atol=1e-4)
 
 
 def refused(network: str, bins: int, frames: int, *overrides: str) -> str:

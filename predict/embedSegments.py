@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What a trained network makes of every segment before it names species: vectors to search, cluster or classify.
+
+python predict/embedSegments.py                              # test part of the last run's corpus
+python predict/embedSegments.py --part train                 # its training part
+python predict/embedSegments.py site/ --run runs/demo --hop 1 --output site.h5
+
+Writes one HDF5 file, predict/<run>[-train|-<input>]-embeddings.h5:
+
+    /embeddings   float32 [segments, features]     the input of the last dense layer
+    /seconds      float64 [segments, 2]            from, to, in the recording
+    /recording    int64 [segments]                 row of /file
+    /file         str [recordings]                 relative to the attribute root
+    /class_id     str [recordings]                 where it is known
+    attrs: model, network, recipe, root, part, version
+
+Sounds that are alike have vectors in like directions. The same command goes on after an interruption.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+
+from config import PREDICTIONS, PROJECT, VERSION, Config, change
+from config.commandline import add_jobs_argument, log, run
+from predict.predict import joined, named, open_part, prepare
+from predict.scores import make_scores, read_scores, scores_folder
+from preprocess.cluster import cluster
+from preprocess.manifest import read_description
+from preprocess.recipes import folder_name, open_recipe
+from preprocess.recordings import Recording, Reject, read_table, tally
+from preprocess.shards import Shard
+from preprocess.whole import make_room, whole_file
+from train.run import MONITORS, Run, last_run
+
+
+def embed_segments(
+    target: Run,
+    inputs: Sequence[Path] = (),
+    output: Path | None = None,
+    part: str = "test",
+    monitor: str = "",
+    hop: float | None = None,
+    jobs: int = 1,
+    discard: bool = False,
+) -> Path:
+    """Write the embeddings of all segments of a part of a corpus, or of folders and files of audio.
+
+    Args:
+        target: the run.
+        inputs: folders and files of audio; none: the run's corpus.
+        output: the file; None: predict/<run>[-train|-<input>]-embeddings.h5.
+        part: of the run's corpus, train or test.
+        monitor: which weights; empty: by train.monitor of the run.
+        hop: seconds from segment to segment, 0: their length; None: as the run.
+        jobs: processes.
+        discard: remove the working folder of the inputs afterwards.
+
+    Returns:
+        The file.
+
+    Raises:
+        PipelineError: if there is nothing to embed or the run cannot be used.
+    """
+    own = target.read_config()
+    settings = own.predict if hop is None else change(own.predict, "predict", hop=hop)
+    config = prepare(dataclasses.replace(own, predict=settings), inputs, jobs)
+    monitor = monitor or config.train.monitor
+    shards = open_part(config, target.read_stamp().recipe, part)
+    folder = scores_folder(config, target, monitor, "embeddings", part)
+    make_scores(folder, config, shards, target, monitor, "embeddings")
+    about = [joined([named(path) for path in inputs])] if inputs else ["train"] if part == "train" else []
+    path = output or PREDICTIONS / "-".join([target.folder.name, *about, "embeddings.h5"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = write_embeddings(path, config, target, shards, folder, part)
+    report(path, config, count, sum(len(shard.media_id) for shard in shards))
+    if discard and inputs:
+        shutil.rmtree(config.corpus_dir, ignore_errors=True)
+    return path
+
+
+def write_embeddings(
+    path: Path, config: Config, target: Run, shards: Sequence[Shard], folder: Path, part: str
+) -> tuple[int, int]:
+    """Write the file from the embeddings of all shards, whole or not at all; return its segments and features."""
+    rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+    segments, features = measure(folder, shards)
+    recordings = [rows[media_id] for shard in shards for media_id in shard.media_id]
+    with whole_file(path) as partial:
+        make_room(partial, segments * (4 * features + 24) + sum(64 + 2 * len(row.file) for row in recordings))
+        with h5py.File(partial, "w") as file:
+            embeddings = file.create_dataset("embeddings", (segments, features), "float32")
+            seconds = file.create_dataset("seconds", (segments, 2), "float64")
+            owners = file.create_dataset("recording", (segments,), "int64")
+            low = 0
+            for i, found in enumerate(read_scores(folder, shards)):
+                own = slice(low, low := low + len(found.logits))
+                embeddings[own], seconds[own], owners[own] = found.logits, found.seconds, i
+            for name in ("file", "class_id"):
+                texts = [getattr(row, name).encode(errors="surrogateescape") for row in recordings]
+                file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
+            recipe = open_recipe(config.features)
+            file.attrs.update(
+                model=target.folder.name,
+                network=config.model.network,
+                recipe=folder_name(recipe, config.features.recipe),
+                root=read_description(config.corpus_dir).get("root", ""),
+                part=part,
+                version=VERSION,
+            )
+    return segments, features
+
+
+def measure(folder: Path, shards: Sequence[Shard]) -> tuple[int, int]:
+    """Return how many segments there are, and features of each."""
+    shapes = []
+    for shard in shards:
+        with h5py.File(folder / shard.path.name, "r") as file:
+            shapes.append(file["logits"].shape)
+    return sum(count for count, _ in shapes), shapes[0][1]
+
+
+def report(path: Path, config: Config, count: tuple[int, int], recordings: int) -> None:
+    """Say what was written and what was left out."""
+    rejected = config.corpus_dir / "rejected.csv"
+    rejects = read_table(rejected, Reject) if rejected.exists() else []
+    log(f"{path}: {count[0]} segments x {count[1]} features; {tally(recordings, rejects)}")
+    if rejects:
+        log(f"what was rejected is listed in {rejected}")
+
+
+def main() -> None:
+    """Write what a trained network makes of every segment, before it names species, as vectors."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="folders (all depths) and files of audio (default: a part of the run's corpus)",
+    )
+    parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
+    parser.add_argument("--part", choices=("train", "test"), default="test", help="of the corpus (default: test)")
+    parser.add_argument("--output", type=Path, help="file (default: predict/<run>[-train|-<input>]-embeddings.h5)")
+    parser.add_argument("--hop", type=float, help="seconds from segment to segment, 0: their length")
+    parser.add_argument(
+        "--weights", choices=[*MONITORS], default="", help="best by (default: train.monitor of the run)"
+    )
+    parser.add_argument(
+        "--discard", action="store_true", help="remove the working folder of the inputs at the end; it is not resumed"
+    )
+    add_jobs_argument(parser, scheduler=True)
+    args = parser.parse_args()
+    if args.inputs and args.part != "test":
+        parser.error("--part is of the run's corpus; it goes without inputs")
+    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    with cluster(args.scheduler):
+        embed_segments(target, args.inputs, args.output, args.part, args.weights, args.hop, args.jobs, args.discard)
+
+
+if __name__ == "__main__":
+    run(main)
