@@ -1,5 +1,9 @@
 """Embeddings: what the logits are made of, for the corpus of a run and for folders of audio."""
 
+import re
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from predict.scores import load_run, make_scores, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import open_shards
-from tests.conftest import run_script
+from tests.conftest import PROJECT, run_script
 from train.run import Run
 
 pytestmark = pytest.mark.slow
@@ -74,6 +78,18 @@ def test_folders_by_the_command(run_of_birds, test_sounds, tmp_path):
     np.testing.assert_array_equal(found["seconds"], own["seconds"][first])
     assert found["file"].tolist() == [b"RN112.wav"]
     assert facts["root"] == str(folder)
+
+
+def test_the_search_of_the_documents(run_of_birds, tmp_path):
+    """The first that is found is the segment itself."""
+    page = (PROJECT / "docs" / "prediction.md").read_text(encoding="utf-8")
+    program = next(text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "site.h5" in text)
+    embed_segments(run_of_birds, output=tmp_path / "site.h5", part="train")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found, _ = read(tmp_path / "site.h5")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert lines[0] == f"{found['file'][0].decode()} {found['seconds'][0, 0]} {found['seconds'][0, 1]}"
 
 
 def test_what_is_there_needs_no_network(run_of_birds, tmp_path, monkeypatch):
