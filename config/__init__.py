@@ -79,6 +79,10 @@ class Part:
 class Select:
     """Which recordings of a source are left out (see preprocess/selection.py); every one is listed in rejected.csv."""
 
+    species: tuple[str, ...] = ()  # all but these: class ids, scientific or vernacular names
+    exclude_species: tuple[str, ...] = ()  # these
+    content: tuple[str, ...] = ()  # training recordings that are not said to have one of these, such as ["song"]
+    box: tuple[float, ...] = ()  # training recordings not known to be in [south, west, north, east], in degrees
     exclude_licence: tuple[str, ...] = ()  # those with one of these terms, such as ["nd"] or ["nc", "nd"]
     min_quality: Literal["", "A", "B", "C", "D", "E"] = ""  # training recordings rated worse; A is best
     unrated: bool = True  # whether min_quality keeps recordings that nobody has rated

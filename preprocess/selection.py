@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from config import Select
+from config import ConfigError, Select
 from config.commandline import log
-from preprocess.metadata import read_truth
+from preprocess.metadata import fold, read_truth
 from preprocess.recordings import Recording, Reject
 from preprocess.sources import Corpus
 
@@ -40,6 +40,9 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
 
     Returns:
         The corpus with the recordings and classes that are left, and a reject for every other recording.
+
+    Raises:
+        ConfigError: if a rule names a species that the corpus does not have, or no box.
     """
     if rule == Select(seed=rule.seed):
         return corpus
@@ -59,6 +62,17 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
     def leave_out_species(reason: str, unwanted: dict[str, str]) -> None:
         leave_out(reason, lambda row: unwanted.get(row.class_id or labels.get(row.media_id, ""), ""))
 
+    if rule.species or rule.exclude_species:
+        every = {row.class_id for row in corpus.species} | set(labels.values())
+        wanted = find_species(corpus, rule.species, "species") or every
+        gone = (every - wanted) | find_species(corpus, rule.exclude_species, "exclude_species")
+        leave_out_species("excluded_species", {class_id: class_id for class_id in gone})
+    if rule.content:
+        wanted_content = re.compile("|".join(rf"\b{re.escape(fold(word))}\b" for word in rule.content))
+        leave_out("excluded_content", lambda row: _without(row, wanted_content))
+    if rule.box:
+        check_box(rule.box)
+        leave_out("excluded_place", lambda row: _outside(row, rule.box))
     if rule.exclude_licence:
         terms = {term.casefold() for term in rule.exclude_licence}
         leave_out("excluded_licence", lambda row: row.licence if terms & licence_terms(row.licence) else "")
@@ -100,6 +114,34 @@ def rules(rule: Select) -> dict[str, Any]:
         for key, value in dataclasses.asdict(rule).items()
         if value != default[key]
     }
+
+
+def find_species(corpus: Corpus, names: Sequence[str], key: str) -> set[str]:
+    """Return the class ids of species that a rule calls by class id, scientific or vernacular name.
+
+    Raises:
+        ConfigError: if the corpus does not have one.
+    """
+    called: dict[str, set[str]] = defaultdict(set)
+    for kind in corpus.species:
+        for name in (kind.class_id, kind.scientific_name, kind.vernacular_name):
+            called[fold(name)].add(kind.class_id)
+    for name in names:
+        if not name or fold(name) not in called:
+            raise ConfigError(
+                f"Invalid value for data.select.{key}. Received: {name!r}. Expected: a species of the corpus by class "
+                f"id, scientific or vernacular name, such as {min(row.class_id for row in corpus.species)!r}."
+            )
+    return {class_id for name in names for class_id in called[fold(name)]}
+
+
+def check_box(box: Sequence[float]) -> None:
+    """Raise a ConfigError if this is no [south, west, north, east]; west may be greater, beyond 180 degrees."""
+    if len(box) != 4 or not -90 <= box[0] <= box[2] <= 90 or max(abs(box[1]), abs(box[3])) > 180:
+        raise ConfigError(
+            f"Invalid value for data.select.box. Received: {list(box)}. Expected: [south, west, north, east] in "
+            "degrees, such as [45.7, 16.1, 48.6, 22.9]."
+        )
 
 
 def licence_terms(licence: str) -> set[str]:
@@ -187,6 +229,22 @@ def _too_poor(row: Recording, worst: int, unrated: bool) -> str:
     if row.part != "train" or (rating == 0 and unrated) or 0 < rating <= worst:
         return ""
     return f"quality {rating:g}" if rating else "unrated"
+
+
+def _without(row: Recording, content: re.Pattern[str]) -> str:
+    return "" if row.part != "train" or content.search(fold(row.content)) else row.content or "not said"
+
+
+def _outside(row: Recording, box: Sequence[float]) -> str:
+    if row.part != "train":
+        return ""
+    try:
+        latitude, longitude = float(row.latitude), float(row.longitude)
+    except ValueError:
+        return "no place"
+    south, west, north, east = box
+    across = west <= longitude <= east if west <= east else not east < longitude < west
+    return "" if south <= latitude <= north and across else f"{latitude:g}, {longitude:g}"
 
 
 def _train_counts(rows: Iterable[Recording]) -> Counter[str]:

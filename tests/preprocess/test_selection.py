@@ -35,6 +35,90 @@ def kept(rule: Select, rows: list[Recording]) -> list[str]:
     return [row.media_id for row in select(corpus(rows), rule, NOWHERE).recordings]
 
 
+class TestNamedSpecies:
+    rows = tuple(rows_of({"robin1": 2, "wren2": 1, "crow3": 1}) + rows_of({"robin1": 1, "wren2": 1}, part="test"))
+    kinds = (
+        Species("robin1", "Erithacus rubecula", "European Robin"),
+        Species("wren2", "Troglodytes troglodytes", "Eurasian Wren"),
+        Species("crow3", "Corvus corone", ""),
+    )
+
+    def select(self, rule: Select, rows=rows, truth: Path | None = None) -> Corpus:
+        return select(Corpus(list(rows), list(self.kinds), truth=truth), rule, NOWHERE)
+
+    @pytest.mark.parametrize(
+        ("rule", "expected"),
+        [
+            (Select(species=("robin1",)), {"robin1"}),
+            (Select(species=("erithacus  Rubecula", "eurasian wren")), {"robin1", "wren2"}),
+            (Select(exclude_species=("Corvus corone",)), {"robin1", "wren2"}),
+            (Select(species=("robin1", "crow3"), exclude_species=("European robin",)), {"crow3"}),
+        ],
+    )
+    def test_by_any_name_in_both_parts(self, rule, expected):
+        result = self.select(rule)
+        assert {row.class_id for row in result.recordings} == {kind.class_id for kind in result.species} == expected
+        assert [row.media_id for row in result.recordings] == [
+            row.media_id for row in self.rows if row.class_id in expected
+        ]
+        assert {(reject.reason, reject.detail) for reject in result.rejects} == {
+            ("excluded_species", kind.class_id) for kind in self.kinds if kind.class_id not in expected
+        }
+
+    def test_unlabelled_test_recordings_go_with_their_truth(self, tmp_path):
+        (tmp_path / "truth.csv").write_text("MediaId,ClassId,BackgroundClassIds\n1,robin1,\n2,wren2,\n3,owl4,\n")
+        test = [Recording(str(i), f"{i}.wav", part="test") for i in (1, 2, 3, 4)]
+        result = self.select(Select(species=("robin1",)), [*self.rows, *test], tmp_path / "truth.csv")
+        assert [row.media_id for row in result.recordings if not row.class_id] == ["1", "4"]
+
+    @pytest.mark.parametrize("key", ["species", "exclude_species"])
+    @pytest.mark.parametrize("name", ["Robin", ""])
+    def test_a_name_that_nobody_has(self, key, name):
+        """The crow has no vernacular name, but an empty one does not call it."""
+        with pytest.raises(ConfigError, match=rf"data\.select\.{key}\. Received: '{name}'.*such as 'crow3'"):
+            self.select(Select(**{key: (name,)}))
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (("song",), ["song", "Song, alarm call"]),
+            (("alarm call", "drumming"), ["Song, alarm call", "drumming"]),
+            (("call",), ["Song, alarm call", "call"]),
+        ],
+    )
+    def test_training_recordings_that_say_so(self, words, expected):
+        contents = ("song", "Song, alarm call", "subsong", "call", "drumming", "")
+        rows = [Recording(text or "nothing", f"{text}.wav", class_id="a", content=text) for text in contents]
+        test = rows_of({"a": 1}, part="test", content="flight")
+        assert kept(Select(content=words), [*rows, *test]) == [*expected, "test-a0"]
+
+
+class TestBox:
+    @pytest.mark.parametrize(
+        ("box", "expected"),
+        [
+            ((45, 16, 49, 23), ["budapest"]),
+            ((47.5, 19.0, 47.5, 19.0), ["budapest"]),  # its edges belong to it
+            ((-90, -180, 90, 180), ["budapest", "suva", "apia"]),
+            ((-20, 170, -10, -170), ["suva", "apia"]),  # over the date line
+        ],
+    )
+    def test_training_recordings_from_there(self, box, expected):
+        places = {"budapest": ("47.5", "19"), "suva": ("-18.1", "178.4"), "apia": ("-13.8", "-171.8")}
+        places |= {"nowhere": ("", ""), "odd": ("47", "?"), "nan": ("nan", "nan")}
+        rows = [Recording(name, name, class_id="a", latitude=a, longitude=b) for name, (a, b) in places.items()]
+        assert kept(Select(box=box), [*rows, *rows_of({"a": 1}, part="test")]) == [*expected, "test-a0"]
+
+    @pytest.mark.parametrize(
+        "box", [(1.0, 2.0), (50.0, 0.0, 40.0, 1.0), (-91.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 181.0)]
+    )
+    def test_no_box(self, box):
+        with pytest.raises(ConfigError, match=r"data\.select\.box.*\[south, west, north, east\]"):
+            kept(Select(box=box), rows_of({"a": 1}))
+
+
 class TestLicence:
     ND = (
         "//creativecommons.org/licenses/by-nc-nd/2.5/",
@@ -245,7 +329,7 @@ class TestConfiguration:
         [
             (
                 "data.select.top=1",
-                r"Unknown key data\.select\.top\. data\.select accepts: drop_copies, exclude_licence",
+                r"Unknown key data\.select\.top\. data\.select accepts: box, content, drop_copies, exclude_licence",
             ),
             ("data.select.top_species=-1", r"data\.select\.top_species.*-1.*at least 0"),
             ("data.select.min_quality=F", r"data\.select\.min_quality.*'F'.*A, B, C, D, E"),
