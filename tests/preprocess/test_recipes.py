@@ -138,14 +138,18 @@ def test_vggish_by_its_definition(wav):
     assert len(found[:96]) == 96
 
 
-def test_pcen_is_librosas_started_at_the_first_frame(wav):
+def test_pcen_is_the_formula_started_at_the_first_frame(wav):
+    """Wang et al. 2017 (arXiv 1607.05666), equations 1 and 2, with the numbers and the smoothing of librosa.pcen."""
     recipe = pcen.Recipe()
     path, _ = wav(22_050)
     energies = np.concatenate(list(recipe.energies(path))).astype(np.float64) * 2**31
-    share = recipe.smoothing
-    assert share == pytest.approx((np.sqrt(1 + 4 * (0.4 * 22_050 / 512) ** 2) - 1) / (2 * (0.4 * 22_050 / 512) ** 2))
-    expected = librosa.pcen(energies.T, sr=22_050, hop_length=512, zi=(1 - share) * energies[:1].T, b=share)
-    np.testing.assert_allclose(whole(recipe, path), expected.T, rtol=1e-3, atol=1e-4)
+    share = (np.sqrt(1 + 4 * (0.4 * 22_050 / 512) ** 2) - 1) / (2 * (0.4 * 22_050 / 512) ** 2)
+    assert recipe.smoothing == pytest.approx(share)
+    level, expected = energies[0], []
+    for frame in energies:
+        level = (1 - share) * level + share * frame
+        expected.append((frame / (1e-6 + level) ** 0.98 + 2) ** 0.5 - 2**0.5)
+    np.testing.assert_allclose(whole(recipe, path), expected, rtol=1e-3, atol=1e-4)
 
 
 class TestThreeWindows:
