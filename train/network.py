@@ -20,6 +20,7 @@ from train.models import open_network
 from train.start_weights import weighted_layers
 
 STATISTICS_SEGMENTS = 4096  # segments that the mean and deviation of the bins are estimated from
+WORTH_COMPILING = 10  # steps of an epoch
 MIN_DEVIATION = 0.05  # log10 units; keeps bins that hardly vary from being blown up
 
 OPTIMIZERS = {
@@ -247,16 +248,18 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
     optimizer = open_optimizer(config, steps_per_epoch)
     if config.train.precision == "mixed_float16":  # small gradients would become 0
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name=optimizer.name)
-    trainer.compile(optimizer, compute, metrics=[acc], jit_compile=compiler(trainer, network))
+    trainer.compile(optimizer, compute, metrics=[acc], jit_compile=compiler(trainer, network, steps_per_epoch))
     return trainer
 
 
-def compiler(trainer: keras.Model, network: keras.Model) -> str | bool:
+def compiler(trainer: keras.Model, network: keras.Model, steps_per_epoch: int) -> str | bool:
     """Return what Keras takes as jit_compile: whether XLA compiles the steps.
 
     It pays on CPUs too, where Keras would leave it off: 22 instead of 32 ms per segment of alexnet on 2 cores. But its
     depthwise convolutions on CPUs are several times slower than TensorFlow's own (MobileNetV3: 370 instead of 55 ms),
-    and TensorFlow cannot exchange gradients between devices inside XLA.
+    TensorFlow cannot exchange gradients between devices inside XLA, and compiling takes as long as a hundred steps,
+    which epochs of a few do not give back. The number of epochs has no say: random numbers are other ones inside XLA,
+    and a run that goes on for longer shall be what it would have been.
     """
     backend, strategy = keras.backend.backend(), getattr(trainer, "distribute_strategy", None)
     if backend == "torch" or (strategy is not None and strategy.num_replicas_in_sync > 1):
@@ -264,7 +267,9 @@ def compiler(trainer: keras.Model, network: keras.Model) -> str | bool:
     if backend == "jax" or has_accelerator():
         return True
     slow = keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D
-    return not any(isinstance(layer, slow) for _, layer in weighted_layers(network))
+    return steps_per_epoch >= WORTH_COMPILING and not any(
+        isinstance(layer, slow) for _, layer in weighted_layers(network)
+    )
 
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):

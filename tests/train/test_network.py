@@ -336,16 +336,18 @@ def test_compiled_steps_change_the_weights_and_lower_the_loss_of_a_repeated_batc
 
 @pytest.mark.skipif(has_accelerator(), reason="concerns machines without one")
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("overrides", "steps", "expected"),
     [
-        (("model.network=residual", "model.width=4"), True),
-        (("model.network=application", "model.backbone=MobileNetV3Small"), False),
-        (("model.network=application", "model.backbone=Xception"), False),
+        (("model.network=residual", "model.width=4"), 10, True),
+        (("model.network=residual", "model.width=4"), 9, False),
+        (("model.network=application", "model.backbone=MobileNetV3Small"), 100, False),
+        (("model.network=application", "model.backbone=Xception"), 100, False),
     ],
 )
-def test_steps_are_compiled_unless_there_are_depthwise_convolutions(overrides, expected):
+def test_steps_are_compiled_where_it_pays(overrides, steps, expected):
+    """Not for depthwise convolutions, and not for epochs of a few steps."""
     config = settings("features.segment_frames=80", *overrides)
-    trainer = build_trainer(config, build_model(config, UINT8, (80,), 3), open_loss(config.train.loss), 5)
+    trainer = build_trainer(config, build_model(config, UINT8, (80,), 3), open_loss(config.train.loss), steps)
     assert trainer.jit_compile is (expected or keras.backend.backend() == "jax")
 
 

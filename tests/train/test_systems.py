@@ -48,11 +48,10 @@ SYSTEMS = {
         "model.normalise=item",
         "model.dynamic_range=80",
         "train.loss={name='best_frame'}",
-        "train.bag=4",
-        "train.epochs=12",
-        "train.seed=2",  # with nine recordings two seeds of five do not get there
+        "train.bag=2",
+        "train.epochs=20",  # with a milder threshold, so that four seeds of four get there
         "train.class_weights=ten_over_n",
-        "train.augment={decibel_threshold={}, time_mask={fill='minimum'}}",
+        "train.augment={decibel_threshold={most=0.25}, time_mask={fill='minimum'}}",
     ),
     "signal and noise": (
         "features.recipe=sprengel2016",
