@@ -93,6 +93,22 @@ class Select:
     max_recordings: Count = 0  # training recordings beyond so many per species, drawn by data.select.seed; 0: keep all
     seed: Count = 0  # of what max_recordings keeps
 
+    def __post_init__(self) -> None:
+        """Check what a type cannot say; west may be greater than east, beyond 180 degrees.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        for key in ("species", "exclude_species", "content"):
+            if not all(text.strip() for text in getattr(self, key)):
+                raise ConfigError(f"Invalid value for data.select.{key}. Received: an empty text. Expected: a name.")
+        box = self.box
+        if box and (len(box) != 4 or not -90 <= box[0] <= box[2] <= 90 or max(abs(box[1]), abs(box[3])) > 180):
+            raise ConfigError(
+                f"Invalid value for data.select.box. Received: {list(box)}. Expected: [south, west, north, east] in "
+                "degrees, such as [45.7, 16.1, 48.6, 22.9]."
+            )
+
 
 @dataclass(frozen=True)
 class Data:

@@ -12,7 +12,7 @@ Writes one HDF5 file, predict/<run>[-train|-<input>]-embeddings.h5:
     /recording    int64 [segments]                 row of /file
     /file         str [recordings]                 relative to the attribute root
     /class_id     str [recordings]                 where it is known
-    attrs: model, network, recipe, root, part, version
+    attrs: model, weights, network, recipe, hop (s), root, part, version
 
 Sounds that are alike have vectors in like directions. The same command goes on after an interruption.
 """
@@ -34,12 +34,12 @@ import h5py
 
 from config import PREDICTIONS, PROJECT, VERSION, Config, change
 from config.commandline import add_jobs_argument, log, run
-from predict.predict import joined, named, open_part, prepare
+from predict.predict import find_recordings, joined, named, open_part, prepare, rejects_of
 from predict.scores import make_scores, read_scores, scores_folder
 from preprocess.cluster import cluster
-from preprocess.manifest import read_description
+from preprocess.manifest import REJECTED, read_description
 from preprocess.recipes import folder_name, open_recipe
-from preprocess.recordings import Recording, Reject, read_table, tally
+from preprocess.recordings import Recording, tally
 from preprocess.shards import Shard
 from preprocess.whole import make_room, whole_file
 from train.run import MONITORS, Run, last_run
@@ -78,25 +78,47 @@ def embed_segments(
     config = prepare(dataclasses.replace(own, predict=settings), inputs, jobs)
     monitor = monitor or config.train.monitor
     shards = open_part(config, target.read_stamp().recipe, part)
+    recordings = find_recordings(config, shards)
     folder = scores_folder(config, target, monitor, "embeddings", part)
     make_scores(folder, config, shards, target, monitor, "embeddings")
     about = [joined([named(path) for path in inputs])] if inputs else ["train"] if part == "train" else []
     path = output or PREDICTIONS / "-".join([target.folder.name, *about, "embeddings.h5"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    count = write_embeddings(path, config, target, shards, folder, part)
-    report(path, config, count, sum(len(shard.media_id) for shard in shards))
+    facts = {"model": target.folder.name, "weights": monitor, "part": part}
+    segments, features = write_embeddings(path, config, shards, recordings, folder, facts)
+    log(f"{path}: {segments} segments x {features} features")
+    if inputs:
+        rejects = rejects_of(config)
+        log(tally(len(recordings), rejects))
+        if rejects:
+            log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
     if discard and inputs:
         shutil.rmtree(config.corpus_dir, ignore_errors=True)
     return path
 
 
 def write_embeddings(
-    path: Path, config: Config, target: Run, shards: Sequence[Shard], folder: Path, part: str
+    path: Path,
+    config: Config,
+    shards: Sequence[Shard],
+    recordings: Sequence[Recording],
+    folder: Path,
+    facts: dict[str, str],
 ) -> tuple[int, int]:
-    """Write the file from the embeddings of all shards, whole or not at all; return its segments and features."""
-    rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+    """Write the file from the embeddings of all shards, whole or not at all.
+
+    Args:
+        path: of the file.
+        config: of the run, with the corpus that was heard.
+        shards: of the part.
+        recordings: in the order of the shards.
+        folder: where the embeddings of the shards are.
+        facts: further attributes.
+
+    Returns:
+        The segments and features.
+    """
     segments, features = measure(folder, shards)
-    recordings = [rows[media_id] for shard in shards for media_id in shard.media_id]
     with whole_file(path) as partial:
         make_room(partial, segments * (4 * features + 24) + sum(64 + 2 * len(row.file) for row in recordings))
         with h5py.File(partial, "w") as file:
@@ -108,18 +130,23 @@ def write_embeddings(
                 own = slice(low, low := low + len(found.logits))
                 embeddings[own], seconds[own], owners[own] = found.logits, found.seconds, i
             for name in ("file", "class_id"):
-                texts = [getattr(row, name).encode(errors="surrogateescape") for row in recordings]
+                texts = [as_bytes(getattr(row, name)) for row in recordings]
                 file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
-            recipe = open_recipe(config.features)
-            file.attrs.update(
-                model=target.folder.name,
-                network=config.model.network,
-                recipe=folder_name(recipe, config.features.recipe),
-                root=read_description(config.corpus_dir).get("root", ""),
-                part=part,
-                version=VERSION,
-            )
+            facts = facts | {
+                "network": config.model.network,
+                "recipe": folder_name(open_recipe(config.features), config.features.recipe),
+                "root": read_description(config.corpus_dir).get("root", ""),
+                "version": VERSION,
+            }
+            for name, text in facts.items():
+                file.attrs.create(name, as_bytes(text), dtype=h5py.string_dtype())
+            file.attrs["hop"] = config.predict.hop
     return segments, features
+
+
+def as_bytes(text: str) -> bytes:
+    """Return a text as HDF5 takes it, also the name of a file that is no UTF-8."""
+    return text.encode(errors="surrogateescape")
 
 
 def measure(folder: Path, shards: Sequence[Shard]) -> tuple[int, int]:
@@ -129,15 +156,6 @@ def measure(folder: Path, shards: Sequence[Shard]) -> tuple[int, int]:
         with h5py.File(folder / shard.path.name, "r") as file:
             shapes.append(file["logits"].shape)
     return sum(count for count, _ in shapes), shapes[0][1]
-
-
-def report(path: Path, config: Config, count: tuple[int, int], recordings: int) -> None:
-    """Say what was written and what was left out."""
-    rejected = config.corpus_dir / "rejected.csv"
-    rejects = read_table(rejected, Reject) if rejected.exists() else []
-    log(f"{path}: {count[0]} segments x {count[1]} features; {tally(recordings, rejects)}")
-    if rejects:
-        log(f"what was rejected is listed in {rejected}")
 
 
 def main() -> None:

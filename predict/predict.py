@@ -43,7 +43,7 @@ from predict.thresholds import read_thresholds
 from preprocess.cluster import cluster
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
-from preprocess.manifest import read_description
+from preprocess.manifest import RECORDINGS, REJECTED, read_description
 from preprocess.recipes import folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
@@ -94,7 +94,7 @@ def open_part(config: Config, recipe: str, part: str = "test") -> list[Shard]:
     if any(shard.recipe != recipe for shard in shards):
         raise PipelineError(f"{features_folder(config)} was made by another recipe than the run was trained with.")
     if not any(shard.media_id for shard in shards):
-        raise PipelineError(f"{config.corpus_dir} holds no {part} recording to predict.")
+        raise PipelineError(f"{config.corpus_dir} holds no {part} recording.")
     return shards
 
 
@@ -125,6 +125,29 @@ def sound_mark(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as stream:
         stream.seek(max(0, size - MARK_BYTES) // 2)
         return size, hashlib.sha256(stream.read(MARK_BYTES)).digest()
+
+
+def find_recordings(config: Config, shards: Sequence[Shard]) -> list[Recording]:
+    """Return the rows of the manifest in the order of the shards.
+
+    Raises:
+        PipelineError: if one is missing.
+    """
+    rows = {row.media_id: row for row in read_table(config.corpus_dir / RECORDINGS, Recording)}
+    wanted = [media_id for shard in shards for media_id in shard.media_id]
+    missing = [media_id for media_id in wanted if media_id not in rows]
+    if missing:
+        raise PipelineError(
+            f"{config.corpus_dir / RECORDINGS} does not have {missing[0]}, which the features hold. Run stages 1 "
+            "to 3 again."
+        )
+    return [rows[media_id] for media_id in wanted]
+
+
+def rejects_of(config: Config) -> list[Reject]:
+    """Return what any stage has rejected of a corpus."""
+    path = config.corpus_dir / REJECTED
+    return read_table(path, Reject) if path.exists() else []
 
 
 def warn_of_trained_on(target: Run, seen: set[str], scored: int) -> None:
@@ -191,7 +214,7 @@ def combine(
     Scores and ranking are multiplied with the weights of the expected species.
     """
     config = members[0].config
-    rows = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+    rows = {row.media_id: row for row in find_recordings(config, members[0].shards)}
     root = Path(read_description(config.corpus_dir).get("root", ""))
     heard = {
         media_id: count / shard.frame_rate
@@ -328,8 +351,7 @@ class Tally:
 
 def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) -> None:
     """Say what was written, what was left out, and loudly if nothing was detected."""
-    rejected = config.corpus_dir / "rejected.csv"
-    rejects = read_table(rejected, Reject) if rejected.exists() else []
+    rejects = rejects_of(config)
     for path in written:
         log(f"{path}: {count.recordings} recordings x {len(facts.species)} species by {facts.model}")
     least, most = facts.minimum.min(), facts.minimum.max()
@@ -339,7 +361,7 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) 
         f"score {minimum}"
     )
     if rejects:
-        log(f"what was rejected is listed in {rejected}")
+        log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
     if count.recordings == len(count.first):
         for result in count.first:
             best = np.argsort(-result.ranking, kind="stable")[:NAMED]

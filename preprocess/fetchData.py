@@ -71,12 +71,12 @@ def fetch(config: Config, jobs: int) -> None:
     elif same_data and "recordings" in known and (folder / RECORDINGS).exists():
         log(f"nothing changed: {tally(known['recordings'], listed)}")
         return
-    corpus = source.read(root)
+    found = source.read(root)
     if root.is_file():
         root = root.parent
         roots = [root]
-    selected = select(corpus, config.data.select, root)
-    left_out = {row.media_id for row in corpus.recordings} - {row.media_id for row in selected.recordings}
+    selected = select(found, config.data.select, root)
+    left_out = {row.media_id for row in found.recordings} - {row.media_id for row in selected.recordings}
     corpus = limit_recordings(selected, config.data.limit)
     recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
@@ -84,12 +84,13 @@ def fetch(config: Config, jobs: int) -> None:
     write_table(folder / RECORDINGS, Recording, recordings)
     update_rejects(folder / REJECTED, ["fetch", "resample", "load"], rejects)
     write_truth(corpus.truth, recordings, left_out, folder / TRUTH)
-    if not recordings:
-        raise PipelineError(f"{root} holds no usable recording: {tally(0, rejects)}. See {folder / 'rejected.csv'}.")
+    parts = Counter(row.part for row in recordings)
+    if not parts["train"] and (not recordings or any(row.part == "train" for row in found.recordings)):
+        what = "usable recording for training" if recordings else "usable recording"
+        raise PipelineError(f"{root} holds no {what}: {tally(len(recordings), rejects)}. See {folder / REJECTED}.")
     made_from = {"root": str(root), "fingerprint": fingerprint, "options": description}
     counted = {"recordings": len(recordings), "rejected": mark(rejects)}
     write_description(folder, description | made_from | counted)
-    parts = Counter(row.part for row in recordings)
     hours = sum(row.duration for row in recordings) / 3600
     log(
         f"{tally(len(recordings), rejects)}; {parts['train']} for training, {parts['test']} for the test, "

@@ -42,7 +42,7 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
         The corpus with the recordings and classes that are left, and a reject for every other recording.
 
     Raises:
-        ConfigError: if a rule names a species that the corpus does not have, or no box.
+        ConfigError: if a rule names a species that the corpus does not have.
     """
     if rule == Select(seed=rule.seed):
         return corpus
@@ -63,7 +63,8 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
         leave_out(reason, lambda row: unwanted.get(row.class_id or labels.get(row.media_id, ""), ""))
 
     if rule.species or rule.exclude_species:
-        every = {row.class_id for row in corpus.species} | set(labels.values())
+        known = {row.class_id for row in (*corpus.species, *corpus.recordings)} | set(labels.values())
+        every = known - {""}
         wanted = find_species(corpus, rule.species, "species") or every
         gone = (every - wanted) | find_species(corpus, rule.exclude_species, "exclude_species")
         leave_out_species("excluded_species", {class_id: class_id for class_id in gone})
@@ -71,7 +72,6 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
         wanted_content = re.compile("|".join(rf"\b{re.escape(fold(word))}\b" for word in rule.content))
         leave_out("excluded_content", lambda row: _without(row, wanted_content))
     if rule.box:
-        check_box(rule.box)
         leave_out("excluded_place", lambda row: _outside(row, rule.box))
     if rule.exclude_licence:
         terms = {term.casefold() for term in rule.exclude_licence}
@@ -127,21 +127,14 @@ def find_species(corpus: Corpus, names: Sequence[str], key: str) -> set[str]:
         for name in (kind.class_id, kind.scientific_name, kind.vernacular_name):
             called[fold(name)].add(kind.class_id)
     for name in names:
-        if not name or fold(name) not in called:
+        if fold(name) not in called:
+            ids = sorted(row.class_id for row in corpus.species)
+            example = f", such as {ids[0]!r}" if ids else "; it has none"
             raise ConfigError(
-                f"Invalid value for data.select.{key}. Received: {name!r}. Expected: a species of the corpus by class "
-                f"id, scientific or vernacular name, such as {min(row.class_id for row in corpus.species)!r}."
+                f"Invalid value for data.select.{key}. Received: {name!r}. Expected: a species of the corpus (with "
+                f"data.limit or --mini: of what that leaves) by class id, scientific or vernacular name{example}."
             )
     return {class_id for name in names for class_id in called[fold(name)]}
-
-
-def check_box(box: Sequence[float]) -> None:
-    """Raise a ConfigError if this is no [south, west, north, east]; west may be greater, beyond 180 degrees."""
-    if len(box) != 4 or not -90 <= box[0] <= box[2] <= 90 or max(abs(box[1]), abs(box[3])) > 180:
-        raise ConfigError(
-            f"Invalid value for data.select.box. Received: {list(box)}. Expected: [south, west, north, east] in "
-            "degrees, such as [45.7, 16.1, 48.6, 22.9]."
-        )
 
 
 def licence_terms(licence: str) -> set[str]:

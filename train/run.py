@@ -171,10 +171,12 @@ class Run:
             PipelineError: if it is of other settings, or a file was changed that cannot be made again.
         """
         sealed = read_seals(self.folder)
-        if not (self.folder / "config.toml").exists() or not (sealed or (self.folder / "metrics.json").exists()):
+        has_config = (self.folder / "config.toml").exists()
+        if not sealed and not (has_config and (self.folder / "metrics.json").exists()):
             return False
         again = ("classes.csv", "history.csv", "metrics.json") if self.has_state() else ()  # what can be made again
         changed = [self.folder / name for name, known in sealed.items() if not is_intact(self.folder / name, known)]
+        changed += [] if has_config else [self.folder / "config.toml"]
         for path in changed:
             if path.name not in again:
                 raise PipelineError(

@@ -1,5 +1,6 @@
 """Embeddings: what the logits are made of, for the corpus of a run and for folders of audio."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+import predict.predict
 from config import PipelineError
 from predict.embedSegments import embed_segments
 from predict.scores import load_run, make_scores, read_scores, scores_folder
@@ -50,6 +52,7 @@ def test_the_last_layer_makes_the_logits_of_them(run_of_birds, tmp_path, part):
     assert [found["class_id"][i].decode() for i in found["recording"]] == [row.class_id for row in own]
     assert {row.part for row in own} == {part} == {facts["part"]}
     assert (facts["model"], facts["network"]) == ("birds", config.model.network)
+    assert (facts["weights"], facts["hop"]) == (config.train.monitor, config.predict.hop)
 
 
 def test_segments_of_one_species_are_alike(run_of_birds, tmp_path):
@@ -80,6 +83,14 @@ def test_folders_by_the_command(run_of_birds, test_sounds, tmp_path):
     assert facts["root"] == str(folder)
 
 
+def test_a_folder_whose_name_is_no_utf8(run_of_birds, test_sounds, tmp_path):
+    folder = tmp_path / os.fsdecode(b"site \xff")
+    folder.mkdir()
+    (folder / "RN112.wav").write_bytes((test_sounds / "RN112.wav").read_bytes())
+    _, facts = read(embed_segments(run_of_birds, [folder], tmp_path / "site.h5", discard=True))
+    assert facts["root"] == str(folder)
+
+
 def test_the_search_of_the_documents(run_of_birds, tmp_path):
     """The first that is found is the segment itself."""
     page = (PROJECT / "docs" / "prediction.md").read_text(encoding="utf-8")
@@ -99,9 +110,13 @@ def test_what_is_there_needs_no_network(run_of_birds, tmp_path, monkeypatch):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_errors(run_of_birds, tmp_path):
+def test_errors(run_of_birds, tmp_path, monkeypatch):
     with pytest.raises(PipelineError, match="no run directory"):
         embed_segments(Run(tmp_path / "nothing"))
     done = run_script("predict/embedSegments.py", tmp_path, "--part", "train")
     assert done.returncode == 2
     assert "goes without inputs" in done.stderr
+    rows = predict.predict.read_table
+    monkeypatch.setattr("predict.predict.read_table", lambda *arguments: rows(*arguments)[:-1])
+    with pytest.raises(PipelineError, match=r"recordings\.csv does not have 114, .* Run stages 1 to 3 again"):
+        embed_segments(run_of_birds, output=tmp_path / "own.h5")

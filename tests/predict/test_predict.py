@@ -520,6 +520,10 @@ def test_a_finished_run_notices_what_was_changed(run_of_birds, tmp_path, capsys)
     (target.folder / "state.h5").rename(tmp_path / "aside")
     with pytest.raises(PipelineError, match=r"metrics\.json was changed or removed since the run was finished"):
         target.is_finished(config)
+    (target.folder / "config.toml").rename(tmp_path / "config.toml")
+    with pytest.raises(PipelineError, match=r"was changed or removed since the run was finished"):
+        target.is_finished(config)
+    (tmp_path / "config.toml").rename(target.folder / "config.toml")
     (tmp_path / "aside").rename(target.folder / "state.h5")
     weights = target.best_weights("last")
     weights.write_bytes(weights.read_bytes()[:-1])

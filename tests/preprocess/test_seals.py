@@ -1,5 +1,6 @@
 """Seals of finished files, and one process at a time."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -89,6 +90,19 @@ def test_the_table_of_seals_round_trips(tmp_path_factory, rows):
 def test_a_damaged_table_seals_nothing(tmp_path, text):
     (tmp_path / "sealed.csv").write_text(text)
     assert read_seals(tmp_path) == {}
+
+
+@pytest.mark.parametrize("block", [1, 24, 100, 1 << 22])
+def test_content_is_read_in_blocks(tmp_path, monkeypatch, block):
+    """SHA-256 of the names, shapes, types and bytes, however many are read at once."""
+    values = np.arange(60.0).reshape(20, 3)
+    monkeypatch.setattr("preprocess.seals.BLOCK", block)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"], file["y"], file["z"] = values, 3, np.empty((0, 2))
+        seal_content(file)
+        expected = hashlib.sha256(b"x(20, 3)float64" + values.tobytes() + b"y()int64" + np.int64(3).tobytes())
+        expected.update(b"z(0, 2)float64")
+        assert file.attrs["sha256"] == expected.hexdigest()
 
 
 @pytest.mark.parametrize("change", ["value", "attribute", "name", "added", "removed"])

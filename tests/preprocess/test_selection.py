@@ -15,6 +15,7 @@ from preprocess.fetchData import fetch
 from preprocess.recordings import Recording, Reject, Species, read_table
 from preprocess.selection import drop_copies, licence_terms, rules, select
 from preprocess.sources import Corpus
+from tests.conftest import three_species, write_release
 
 NOWHERE = Path("/nowhere")
 
@@ -72,11 +73,18 @@ class TestNamedSpecies:
         assert [row.media_id for row in result.recordings if not row.class_id] == ["1", "4"]
 
     @pytest.mark.parametrize("key", ["species", "exclude_species"])
-    @pytest.mark.parametrize("name", ["Robin", ""])
-    def test_a_name_that_nobody_has(self, key, name):
+    def test_a_name_that_nobody_has(self, key):
+        with pytest.raises(ConfigError, match=rf"data\.select\.{key}\. Received: 'Robin'.*such as 'crow3'"):
+            self.select(Select(**{key: ("Robin",)}))
+        with pytest.raises(ConfigError, match=rf"data\.select\.{key}\. Received: 'Robin'.*; it has none"):
+            select(Corpus([Recording("a", "a.wav", part="test")], []), Select(**{key: ("Robin",)}), NOWHERE)
+
+    @pytest.mark.parametrize("key", ["species", "exclude_species", "content"])
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_an_empty_name_is_none(self, key, name):
         """The crow has no vernacular name, but an empty one does not call it."""
-        with pytest.raises(ConfigError, match=rf"data\.select\.{key}\. Received: '{name}'.*such as 'crow3'"):
-            self.select(Select(**{key: (name,)}))
+        with pytest.raises(ConfigError, match=rf"data\.select\.{key}\. Received: an empty text"):
+            configuration.load(None, [f"data.select.{key}=['{name}']"])
 
 
 class TestContent:
@@ -116,7 +124,7 @@ class TestBox:
     )
     def test_no_box(self, box):
         with pytest.raises(ConfigError, match=r"data\.select\.box.*\[south, west, north, east\]"):
-            kept(Select(box=box), rows_of({"a": 1}))
+            configuration.load(None, [f"data.select.box={list(box)}"])
 
 
 class TestLicence:
@@ -379,3 +387,10 @@ class TestStage:
     def test_rules_that_leave_nothing(self, tmp_path):
         with pytest.raises(PipelineError, match=r"no usable recording.*excluded_rare_species 4"):
             fetch(self.config(tmp_path, "data.select.min_recordings=9"), 1)
+
+    def test_rules_that_leave_nothing_to_train_with(self, tmp_path):
+        """The test part stays, but a training would only say that there are no features."""
+        root = write_release(tmp_path / "release", three_species())
+        keys = ["data.source=birdclef", f"data.root={root}", f"data.folder={tmp_path}", 'data.select.content=["sogn"]']
+        with pytest.raises(PipelineError, match=r"no usable recording for training: 3 recordings taken, 12 .*_content"):
+            fetch(configuration.load(None, keys), 1)
