@@ -528,7 +528,7 @@ def test_uploading_in_a_browser(service, browser, sound):
         "return [...document.querySelectorAll('#marks button')].map(mark => { const box = mark.getBoundingClientRect();"
         "return [(box.left - stage.left) / stage.width, box.width / stage.width, mark.textContent]; }); })()"
     )
-    found = sorted(expected["detections"], key=lambda own: own["start"])
+    found = sorted(expected["detections"], key=lambda own: (own["start"], own["end"], own["vernacular_name"]))
     assert len(marks) == len(found) >= 1
     for (left, width, name), own in zip(sorted(marks), found, strict=True):
         assert left == pytest.approx(own["start"] / expected["duration"], abs=0.01)
