@@ -234,6 +234,7 @@ def learning_curves(history: list[dict[str, float]]) -> Figure:
                 marker="." if len(history) < 30 else "",
             )
         axis.set(xlabel="epoch", title=title)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     return figure

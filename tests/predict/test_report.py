@@ -349,6 +349,14 @@ def test_a_history_with_nan_is_drawn(project, run, predictions):
     assert any("Loss" in words for words, _ in report(run).images())
 
 
+def test_epochs_are_whole_numbers():
+    figures = ("loss", "val_loss", "acc", "val_acc", "val_map", "val_map_background", "val_top1")
+    history = [{"epoch": epoch, **dict.fromkeys(figures, 1 / epoch)} for epoch in range(1, 13)]
+    for count in (1, 2, 12):
+        for axis in makeReport.learning_curves(history[:count]).axes:
+            assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
 def test_facts_name_species_by_what_is_known(run, project):
     facts = makeReport.gather(run)
     plain = [dataclasses.replace(kind, vernacular_name="") for kind in facts.species]
