@@ -59,21 +59,21 @@ class MAPCallback(keras.callbacks.Callback):
         ]
         self.main = main_species(labels, background.shape[1])
         self.relevant = self.main | background
+        self.scores = np.empty(self.main.shape)  # float64 [recordings, classes]; there are gigabytes of it
 
     def evaluate(self) -> dict[str, float]:
         """Return the validation figures of the current weights; `scores` then holds those of the recordings."""
-        found, losses, hits = [], [], 0
+        losses, hits, scores = [], 0, self.scores
         for recordings, segments in self.parts:
             owners = self.owners[segments]
             logits = segment_logits(self.scored, self.reader, owners, self.starts[segments], self.batch_size)
-            found.append(recording_scores(self.loss, logits, owners, self.recordings[recordings]))
+            own = scores[recordings]
+            own[:] = recording_scores(self.loss, logits, owners, self.recordings[recordings])
+            own[~np.isfinite(own)] = -1  # a network that diverged ranks its classes last
             labels = self.segment_labels[segments]
-            best = np.argmax(logits[:, : found[-1].shape[1]], axis=1)
+            best = np.argmax(logits[:, : scores.shape[1]], axis=1)
             hits += int(np.sum((best == labels) & np.isfinite(logits).all(axis=1)))
             losses.append(self._loss(logits, labels, owners, recordings))
-        scores = np.concatenate(found)
-        scores = np.where(np.isfinite(scores), scores, -1.0)  # a network that diverged ranks its classes last
-        self.scores = scores  # float64 [recordings, classes]
         return {
             "val_loss": float(np.sum(losses) / len(self.recordings if self.loss.whole else self.owners)),
             "val_acc": hits / len(self.owners),
@@ -87,12 +87,12 @@ class MAPCallback(keras.callbacks.Callback):
 
     def _loss(self, logits: np.ndarray, labels: np.ndarray, owners: np.ndarray, recordings: slice) -> float:
         """Return the sum of the losses of segments, or of recordings where the loss compares those."""
-        one_hot = np.eye(self.loss.classes(logits.shape[1]), dtype=np.float32)
+        classes = np.arange(self.loss.classes(logits.shape[1]))
         if not self.loss.whole:
-            values = [self.loss.compute(one_hot[labels], logits[:, None])]
+            values = [self.loss.compute((labels[:, None] == classes).astype(np.float32), logits[:, None])]
         else:
             values = [
-                self.loss.compute(one_hot[label][None], own[None])
+                self.loss.compute((classes == label).astype(np.float32)[None], own[None])
                 for label, own in zip(
                     self.labels[recordings], split(logits, owners, self.recordings[recordings]), strict=True
                 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 BOOTSTRAP_ROUNDS = 2000
+_CLASSES_AT_ONCE = 128  # ranked at once
 _PAIRS_AT_ONCE = 4096  # relevant (recording, class) pairs compared at once: 4096 x 999 booleans are 4 MB
 
 
@@ -52,12 +53,19 @@ def in_top(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def macro_auroc(scores: np.ndarray, relevant: np.ndarray) -> float:
     """Return the mean area under the ROC curve over the classes with both positives and negatives."""
-    from sklearn.metrics import roc_auc_score  # here, as it takes 2 s that a prediction need not spend
+    from scipy.stats import rankdata  # here, as it takes a second that a prediction need not spend
 
     usable = present(relevant)
-    return (
-        float(np.mean([roc_auc_score(relevant[:, c], scores[:, c]) for c in usable])) if len(usable) else float("nan")
-    )
+    if not len(usable):
+        return float("nan")
+    areas = np.empty(len(usable))
+    for low in range(0, len(usable), _CLASSES_AT_ONCE):
+        part = slice(low, low + _CLASSES_AT_ONCE)
+        own = relevant[:, usable[part]]
+        positives = own.sum(axis=0)
+        above = (rankdata(scores[:, usable[part]], axis=0) * own).sum(axis=0) - positives * (positives + 1) / 2
+        areas[part] = above / (positives * (len(own) - positives))  # the statistic of Mann and Whitney
+    return float(areas.mean())
 
 
 def class_map(scores: np.ndarray, relevant: np.ndarray) -> float:

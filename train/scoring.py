@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+from scipy.sparse import csr_array
 
 from config import Predict
 from preprocess.segments import SegmentReader, list_segments
@@ -33,10 +34,9 @@ def mean_scores(scores: np.ndarray, owners: np.ndarray, recordings: Sequence[int
     """
     position = np.full(int(np.max(recordings)) + 1, -1)
     position[np.asarray(recordings)] = np.arange(len(recordings))
-    sums = np.zeros((len(recordings), scores.shape[1]))
-    np.add.at(sums, position[owners], scores)
-    counts = np.bincount(position[owners], minlength=len(recordings))
-    return sums / counts[:, None]
+    rows = position[owners]
+    owned = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(recordings), len(rows)))
+    return owned @ scores.astype(np.float64) / np.bincount(rows, minlength=len(recordings))[:, None]
 
 
 def recording_scores(

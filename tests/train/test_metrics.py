@@ -188,7 +188,9 @@ def test_class_figures_by_hand_over_the_classes_with_positives_and_negatives(ran
     assert class_map(scores, relevant) == pytest.approx(np.mean(precisions))
 
 
-def test_class_figures_are_those_of_scikit_learn():
+@pytest.mark.parametrize("at_once", [2, 128])
+def test_class_figures_are_those_of_scikit_learn(monkeypatch, at_once):
+    monkeypatch.setattr("train.metrics._CLASSES_AT_ONCE", at_once)
     rng = np.random.default_rng(3)
     scores, relevant = rng.random((60, 7)), rng.random((60, 7)) < 0.3
     relevant[:, 2], relevant[:, 5] = False, True  # absent, and without negatives: both are left out
