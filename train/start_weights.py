@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
+from keras.layers import Normalization
 
 from config import ConfigError, Model, PipelineError, from_project
 from config.commandline import log
@@ -164,7 +165,8 @@ def _load_run(network: keras.Model, path: Path, class_ids: Sequence[str]) -> lis
     if not path.exists():
         raise PipelineError(f"{path} is missing; that run has not finished an epoch, or this is no run directory.")
     table = path.with_name("classes.csv")
-    same = table.exists() and [kind.class_id for kind in read_table(table, Species)] == list(class_ids)
+    known = [kind.class_id for kind in read_table(table, Species)] if table.exists() else []
+    same = list(class_ids) in (known, [*known, "noise"])  # noise is an output, but no species
     new = []
     try:
         with h5py.File(path, "r") as file:
@@ -231,7 +233,7 @@ def _child(group: h5py.Group, key: str) -> Any:
     if not isinstance(group.get(key, getlink=True), h5py.HardLink):
         raise KeyError(f"{key} is missing or a link")
     item = group[key]
-    if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.dtype.kind != "f"):
+    if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external or item.dtype.kind not in "fiu"):
         raise ValueError(f"{item.name} is no plain array of numbers")
     return item
 
@@ -304,11 +306,14 @@ def _load_imagenet(network: keras.Model, backbone: str) -> list[str]:
             f"model.start=imagenet: the weights of {backbone} cannot be had ({reason}). "
             "They are downloaded once, into ~/.keras: connect to the network, or set model.start to a run."
         ) from None
+    standardising = {layer: layer.get_weights() for layer in target.layers if isinstance(layer, Normalization)}
     target.set_weights(source.get_weights())
+    for layer, nothing in standardising.items():  # done before the backbone: see `application.Pixels`
+        layer.set_weights(nothing)
     return [name for name, layer in weighted_layers(network) if "/" not in name]
 
 
 def _assign(weight: Any, array: np.ndarray, name: str) -> None:
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ValueError(f"{name} holds values that are not finite numbers")
     weight.assign(array)

@@ -309,6 +309,11 @@ def test_vggish_averages_patches_that_cover_the_segment(frames, starts):
         ("MobileNetV3Small", [0, 0, 0], [255, 255, 255]),
         ("EfficientNetV2B0", [0, 0, 0], [255, 255, 255]),
         ("ConvNeXtTiny", [0, 0, 0], [255, 255, 255]),
+        (
+            "EfficientNetB0",  # standardised, and times what its first layer divides by
+            [-255 * 0.485 / 0.229, -255 * 0.456 / 0.224, -255 * 0.406 / 0.225],
+            [255 * 0.515 / 0.229, 255 * 0.544 / 0.224, 255 * 0.594 / 0.225],
+        ),
         ("ResNet50", [-103.939, -116.779, -123.68], [255 - 103.939, 255 - 116.779, 255 - 123.68]),
         (
             "DenseNet121",

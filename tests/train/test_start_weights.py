@@ -145,6 +145,14 @@ def test_other_classes_get_a_new_head(cnn1, classes, capsys):
     assert "22 of 24 weights taken; new layers: logits" in capsys.readouterr().out
 
 
+def test_noise_is_an_output_of_the_same_classes(tmp_path):
+    """It is none of classes.csv; a run without it has an output less."""
+    run = leave_run(tmp_path / "run", whole("cnn1", 1, classes=4))
+    assert all(start(whole("cnn1", 2, classes=4), "cnn1", run, [*CLASSES, "noise"]).values())
+    assert not start(whole("cnn1", 2), "cnn1", run)["logits"]
+    assert not start(whole("cnn1", 2, classes=4), "cnn1", run, [*CLASSES, "dddddd"])["logits"]
+
+
 def test_a_file_alone_leaves_the_head_new(cnn1, tmp_path):
     """Without classes.csv nobody knows what its outputs meant."""
     shutil.copy(cnn1[1] / "best_val_map.weights.h5", tmp_path / "weights.h5")
@@ -377,6 +385,41 @@ def test_imagenet_weights_fill_the_backbone(monkeypatch):
         for _, layer in list(weighted_layers(model.layers[-1]))[:-1]
         for w in layer.weights
     } == {0.125}
+
+
+def test_efficientnet_from_imagenet_is_the_same_after_it_was_kept(monkeypatch, tmp_path):
+    """Its layer of means and deviations would come into force when the weights are read from a file, not before."""
+
+    def stand_in(name):
+        def make(include_top, weights, input_shape):
+            model = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=input_shape)
+            layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
+            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
+            return model
+
+        return make
+
+    def network():
+        config = settings("application", backbone="EfficientNetB0")
+        return build_model(config, ENCODING, SMALL["application"][:1], 3), open_network(config.model)[1]
+
+    model, options = network()
+    with monkeypatch.context() as patched:
+        patched.setattr(train.start_weights, "open_backbone", stand_in)
+        prepare(Model("application", start="imagenet", options=options), model.layers[-1], CLASSES, load=True)
+    codes = np.random.default_rng(1).integers(0, 255, (2, *model.input_shape[1:])).astype(model.input.dtype)
+    expected = model.predict_on_batch(codes)
+    path = tmp_path / "best_val_map.weights.h5"
+    model.save_weights(path)
+    write_table(tmp_path / "classes.csv", Species, [Species(name, name) for name in CLASSES])
+    for load in (
+        lambda new: new.load_weights(path),
+        lambda new: prepare(Model("application", start=str(path), options=options), new.layers[-1], CLASSES, load=True),
+    ):
+        keras.utils.set_random_seed(7)
+        new = network()[0]
+        load(new)
+        np.testing.assert_allclose(new.predict_on_batch(codes), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unreachable_network_is_one_clear_line(monkeypatch, tmp_path):

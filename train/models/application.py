@@ -80,14 +80,25 @@ def open_backbone(name: str) -> Callable[..., keras.Model]:
     return known[name]
 
 
+def _standardise(pixels: Any) -> Any:
+    """Return pixels with mean 0 and deviation 255, of which EfficientNet's first layer takes the 255th part."""
+    mean, deviation = (ops.convert_to_tensor(values, "float32") for values in (PIXEL_MEAN, PIXEL_DEVIATION))
+    return (pixels - mean) / deviation * 255.0
+
+
 class Pixels(layers.Layer):
-    """Turns images of one or three channels into what a backbone expects of a picture, float32, three channels."""
+    """Turns images of one or three channels into what a backbone expects of a picture, float32, three channels.
+
+    EfficientNetB0 to B7 standardise inside, by numbers that come with ImageNet's weights and that Keras uses only after
+    loading them from a file. Here that is done outside, for all weights alike (see `start_weights`).
+    """
 
     def __init__(self, backbone: str, values: str) -> None:
         """See `build` for the values."""
         super().__init__(dtype="float32")
         family = open_backbone(backbone).__module__.rpartition(".")[2]
-        self.preprocess = getattr(keras.applications, family).preprocess_input
+        known = getattr(keras.applications, family).preprocess_input
+        self.preprocess = _standardise if family == "efficientnet" else known
         self.values = values
 
     def call(self, image: Any) -> Any:
