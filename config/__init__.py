@@ -39,6 +39,14 @@ class ConfigError(PipelineError):
     """A configuration key is unknown, has the wrong type or a bad value."""
 
 
+def require_utf8(path: Path) -> None:
+    """Raise a ConfigError for a path that cannot be written into configurations and tables, which are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"The path {str(path)!a} is not UTF-8. Rename it, or link to it by another name.") from None
+
+
 def from_project(path: str) -> Path:
     """Return a path as configurations give it: relative to the project, with ~ for the user's home."""
     return PROJECT / Path(path).expanduser()
@@ -289,6 +297,7 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
         ("data.folder", config.data.folder),
         ("train.folder", config.train.folder),
     ):
+        require_utf8(Path(str(given or "")))
         try:
             Path(str(given or "")).expanduser().stat()
         except (ValueError, RuntimeError) as error:  # a NUL; ~ of nobody
@@ -307,7 +316,10 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
     if mini:
         data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
         bag = math.gcd(config.train.bag, config.train.batch_size)  # whole bags in the smaller batch
-        train = dataclasses.replace(config.train, run=f"{config.run_dir.name}-mini", bag=bag)
+        least = bag / config.train.batch_size if config.train.noise_class else 0.0
+        noise_class = max(config.train.noise_class, least)  # one bag of the smaller batch
+        name = f"{config.run_dir.name}-mini"
+        train = dataclasses.replace(config.train, run=name, bag=bag, noise_class=noise_class)
         config = dataclasses.replace(config, data=data, train=train)
     return config
 

@@ -12,13 +12,18 @@ from typing import Any, ParamSpec, TypeVar
 from config import Config, PipelineError
 
 PATIENCE = 3.0  # s; a stage with nothing to do takes less
+TURN = 300.0  # s; for a file that several trainings add to, one after the other
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep other processes from changing a folder, which is made if need be; a kill ends that at once.
+
+    Args:
+        folder: the folder itself; those inside it have locks of their own.
+        patience: how many seconds to wait for another process.
 
     Raises:
         PipelineError: if another process is at work there.
@@ -27,7 +32,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not _lock(descriptor):
             if time.monotonic() > end:
                 raise PipelineError(f"Another process is at work in {folder}. Wait until it has ended, or end it.")

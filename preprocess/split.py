@@ -18,7 +18,21 @@ from preprocess.recordings import Recording
 
 
 def split(recordings: Sequence[Recording], train: Train) -> dict[str, str]:
-    """Return the side of every recording by media id, as train.split says, and warn of what is on two sides.
+    """Return the side of every recording as `choose_sides` does, and warn of what is on two sides."""
+    sides = choose_sides(recordings, train)
+    counts = Counter(sides.values())
+    shared = leaks(recordings, sides)
+    words = [f"{count} share their {what}" for what, count in shared.items() if count]
+    if words:
+        log(
+            f"warning: of {counts['validation'] + counts['holdout']} recordings held back by train.split="
+            f"{train.split.name}, {' and '.join(words)} with training recordings"
+        )
+    return sides
+
+
+def choose_sides(recordings: Sequence[Recording], train: Train) -> dict[str, str]:
+    """Return the side of every recording by media id, as train.split says.
 
     Raises:
         ConfigError: for an unknown split or option.
@@ -28,24 +42,21 @@ def split(recordings: Sequence[Recording], train: Train) -> dict[str, str]:
     sides = part(recordings, train, **options)
     counts = Counter(sides.values())
     if not counts["validation"]:
-        advice = (
+        by_share = part is grouped or counts["holdout"]  # of what is not held out train.validation is held back
+        reason = (
             f"train.validation={train.validation:g} of {len(recordings) - counts['holdout']} recordings"
-            if part is grouped
+            if by_share
             else f"train.split={train.split.name} of {len(recordings)} recordings"
         )
+        remedy = "Raise it" if by_share else "Choose another split"
+        if train.group_by == "recordist":
+            remedy += ", keep observations together instead of recordists (train.group_by)"
         raise PipelineError(
-            f"{advice} leaves none to choose the best epoch by. Raise it, or add recordings: every species needs two "
+            f"{reason} leaves none to choose the best epoch by. {remedy}, or add recordings: every species needs two "
             "or more."
         )
     if not counts["train"]:
         raise PipelineError(f"train.split={train.split.name} leaves no recording to train on.")
-    shared = leaks(recordings, sides)
-    words = [f"{count} share their {what}" for what, count in shared.items() if count]
-    if words:
-        log(
-            f"warning: of {counts['validation'] + counts['holdout']} recordings held back by train.split="
-            f"{train.split.name}, {' and '.join(words)} with training recordings"
-        )
     return sides
 
 

@@ -15,7 +15,7 @@ import argparse
 import os
 import shutil
 
-from config import PROJECT, Config, PipelineError
+from config import Config, PipelineError, from_project
 from config.commandline import add_config_arguments, core_count, load_config, log, run
 from preprocess.recipes import open_recipe
 from preprocess.segments import hop_frames
@@ -35,7 +35,7 @@ def check(config: Config) -> None:
     open_split(config.train.split)
     recipe = open_recipe(config.features)
     for folder in (config.data.folder, config.train.folder):
-        nearest = PROJECT / folder
+        nearest = from_project(folder)
         while not nearest.exists():
             nearest = nearest.parent
         if not os.access(nearest, os.W_OK):
@@ -54,7 +54,7 @@ def check(config: Config) -> None:
     if config.predict.hop:
         hop_frames(config.predict.hop, recipe.frame_rate, config.features.segment_frames)
     if config.train.teacher:
-        read_teacher(PROJECT / config.train.teacher)
+        read_teacher(from_project(config.train.teacher))
     check_start(config.model, load=not Run(config.run_dir).has_state())
     require_mlflow(config)
     loss = open_loss(config.train.loss)

@@ -27,12 +27,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from config import Config, ConfigError, Part
+from config import Config, ConfigError, Part, PipelineError
 from config.commandline import add_config_arguments, load_config, log, run
+from preprocess.alone import TURN, alone_in
 from preprocess.recordings import Recording, read_table
+from preprocess.split import choose_sides
 from train.metrics import bootstrap_interval
 from train.run import Run, write_rows, write_text
 from train.scored import ensemble, read_scored, write_scored
@@ -68,8 +71,7 @@ def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[T
             "train.teacher cannot be cross-validated: the teacher's networks were trained on the folds that its "
             "student would be scored on. Train the student on the training part and score it on the test part."
         )
-    rows = [row for row in read_table(config.corpus_dir / "recordings.csv", Recording) if row.part == "train"]
-    official = sorted({row.fold for row in rows if row.fold})
+    official = sorted({row.fold for row in training_rows(config) if row.fold})
     if folds is None and len(official) > 1:
         splits = {name: Part("folds", {"validation": "", "holdout": name}) for name in official}
     else:
@@ -90,13 +92,32 @@ def plan(config: Config, folds: int | None, seeds: int, group_by: str) -> list[T
                     group_by=group_by,
                     seed=seed,
                     folder=folder,
-                    run=f"fold{fold}-seed{seed}",
+                    run=f"fold{quote(fold, safe=' ')}-seed{seed}",  # the name of a folder, whatever the fold's is
                 ),
             ),
         )
         for seed in range(config.train.seed, config.train.seed + seeds)
         for fold, part in splits.items()
     ]
+
+
+def check_sides(trials: Sequence[Trial]) -> None:
+    """See before the first training that every one has recordings on all sides.
+
+    Raises:
+        PipelineError: naming the fold that has not.
+    """
+    rows = training_rows(trials[0].config) if trials else []
+    for trial in trials:
+        try:
+            choose_sides(rows, trial.config.train)
+        except PipelineError as error:
+            raise PipelineError(f"Fold {trial.fold}, seed {trial.seed}: {error}") from None
+
+
+def training_rows(config: Config) -> list[Recording]:
+    """Return the recordings of the training part of a corpus."""
+    return [row for row in read_table(config.corpus_dir / "recordings.csv", Recording) if row.part == "train"]
 
 
 def fold_row(trial: Trial) -> dict[str, Any]:
@@ -182,11 +203,13 @@ def cross_validate(trials: Sequence[Trial], chosen: Sequence[str] = ()) -> None:
         if name not in known:
             raise ConfigError(f"Unknown fold {name}. The folds are: {', '.join(known)}.")
     wanted = [trial for trial in trials if not chosen or trial.fold in chosen]
+    check_sides([trial for trial in wanted if not Run(trial.config.run_dir).is_finished(trial.config)])
     for number, trial in enumerate(wanted, 1):
         log(f"training {number} of {len(wanted)}: fold {trial.fold}, seed {trial.seed}")
         keras.backend.clear_session()
         train(trial.config)
-        report([done for done in trials if Run(done.config.run_dir).is_finished(done.config)])
+        with alone_in(trial.config.run_dir.parent, TURN):  # other machines may train other folds
+            report([done for done in trials if Run(done.config.run_dir).is_finished(done.config)])
 
 
 def report(finished: Sequence[Trial]) -> None:

@@ -39,6 +39,7 @@ def choose_devices(config: Config, accelerators: list[str], processors: list[str
         ConfigError: if there are not as many as asked for, or the batches cannot be shared equally.
     """
     wanted, size = config.train.devices, config.train.batch_size
+    bag = config.train.bag if keras.backend.backend() == "tensorflow" else 1  # there each takes whole bags
     if workers > 1:
         found = accelerators or processors
         if wanted not in (0, len(found)):
@@ -55,7 +56,7 @@ def choose_devices(config: Config, accelerators: list[str], processors: list[str
             )
         wanted = len(found)
     if not wanted:
-        usable = next((n for n in range(len(accelerators), 0, -1) if size % n == 0), 0)
+        usable = next((n for n in range(len(accelerators), 0, -1) if size // bag % n == 0), 0)
         return accelerators[:usable]
     found = accelerators or processors
     if wanted > max(1, len(found)):
@@ -63,9 +64,10 @@ def choose_devices(config: Config, accelerators: list[str], processors: list[str
             f"Invalid value for train.devices. Received: {wanted}. Expected: at most {len(found)} "
             f"({', '.join(found) or 'this back end uses one'}), or 0 for all accelerators."
         )
-    if size % wanted:
+    if size % (wanted * bag):
+        bags = f" times the {bag} segments of a bag" if bag > 1 else ""
         raise ConfigError(
-            f"Invalid value for train.batch_size. Received: {size}. Expected: a multiple of the {wanted} devices."
+            f"Invalid value for train.batch_size. Received: {size}. Expected: a multiple of the {wanted} devices{bags}."
         )
     return found[:wanted]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import config as configuration
-from config import PROJECT, Config, ConfigError, PipelineError
+from config import Config, ConfigError, PipelineError, from_project
 from config.commandline import log
 from train.run import Run, flat_settings, write_text
 
@@ -51,7 +51,7 @@ def open_tracking(config: Config, folder: Path) -> "Tracking | None":
 
     if config.train.mlflow is True:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # the store of files is not the default any more
-        address = (PROJECT / config.train.folder / "mlruns").resolve().as_uri()
+        address = (from_project(config.train.folder) / "mlruns").resolve().as_uri()
     else:
         address = config.train.mlflow
     try:

@@ -34,6 +34,7 @@ import numpy as np
 import config as configuration
 from config import Config, PipelineError
 from config.commandline import log
+from preprocess.alone import TURN, alone_in
 from preprocess.audio import is_audio
 from preprocess.manifest import digest
 from preprocess.recipes import Encoding
@@ -48,6 +49,7 @@ MONITORS = {"val_map": max, "val_loss": min, "val_acc": max, "last": None}  # wh
 # What may differ when a run goes on: where things lie, how long it trains, what it keeps, and what prediction does.
 _FREE = frozenset(
     (
+        "data.root",
         "data.folder",
         "train.folder",
         "train.epochs",
@@ -367,9 +369,10 @@ class Run:
     def finish(self, metrics: dict[str, Any], log_row: dict[str, Any]) -> None:
         """Write the final figures, and one line about the run into log.csv beside it."""
         log = self.folder.parent / "log.csv"
-        rows = [row for row in _read_rows(log) if row.get("run") != self.folder.name]
-        rows.append({name: str(value) for name, value in log_row.items()})
-        write_rows(log, rows)
+        with alone_in(log.parent, TURN):  # trainings at the same time, of a search or of folds, all add to it
+            rows = [row for row in _read_rows(log) if row.get("run") != self.folder.name]
+            rows.append({name: str(value) for name, value in log_row.items()})
+            write_rows(log, rows)
         write_text(self.folder / "metrics.json", json.dumps(without_nan(metrics), indent=1))
         names = ("classes.csv", "features.json", "split.csv", "history.csv", "metrics.json")
         paths = [*(self.folder / name for name in names), *map(self.best_weights, MONITORS)]

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from config import PROJECT, Config, PipelineError, Train
+from config import Config, PipelineError, Train, from_project
 from config.commandline import add_config_arguments, core_count, load_config, log, run
 from preprocess.alone import alone
 from preprocess.loadData import features_folder
@@ -82,7 +82,7 @@ class Dataset:
         targets = main + self.background.astype(np.float32) * np.float32(train.background_weight)
         if train.teacher:
             classes = [kind.class_id for kind in self.species]
-            targets = soften(targets, self.reader.media_id, classes, PROJECT / train.teacher, train.teacher_weight)
+            targets = soften(targets, self.reader.media_id, classes, from_project(train.teacher), train.teacher_weight)
         targets.resize(count, len(self.species) + int(train.noise_class > 0))
         return targets
 

@@ -37,7 +37,7 @@ from typing import Any
 import psutil
 
 import config as configuration
-from config import PROJECT, Config, ConfigError, PipelineError, Tune, toml_value
+from config import Config, ConfigError, PipelineError, Tune, from_project, toml_value
 from config.commandline import add_config_arguments, load_config, log, run
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
@@ -141,7 +141,7 @@ class Search:
     @property
     def folder(self) -> Path:
         """Folder of the study."""
-        return PROJECT / self.config.train.folder / self.name
+        return from_project(self.config.train.folder) / self.name
 
     @property
     def epochs(self) -> int:

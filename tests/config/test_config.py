@@ -221,6 +221,19 @@ class TestMini:
             whole, data=dataclasses.replace(whole.data, corpus="big-mini", limit=24), train=train
         )
 
+    def test_a_small_batch_still_holds_noise(self):
+        from train.batches import count_noisy
+
+        for overrides, share in (
+            (["train.noise_class=0.05"], 1 / 8),
+            (["train.noise_class=0.05", "train.bag=4"], 4 / 8),
+            (["train.noise_class=0.3"], 0.3),
+            ([], 0),
+        ):
+            train = load(None, overrides, mini=True).train
+            assert train.noise_class == share
+            assert count_noisy(train) == round(share * 8 / train.bag) * train.bag
+
     def test_names_that_are_derived(self):
         config = load(None, ["data.source=birdclef", "data.root=/data/Birds2016"], mini=True)
         assert (config.corpus_dir.name, config.run_dir.name) == ("Birds2016-mini", "Birds2016-alexnet-mini")
@@ -553,6 +566,8 @@ def test_the_version_is_that_of_the_package():
     [
         ("data.root=~nobody-of-that-name/x", "data.root"),
         ('data.root="a\\u0000b"', "data.root"),
+        ("data.root=/data/\udcff", r"'/data/\udcff' is not UTF-8"),
+        ("train.folder=/data/\udcff", r"'/data/\udcff' is not UTF-8"),
         ('train.folder="~nobody-of-that-name"', "train.folder"),
         ("predict.hop=inf", "predict.hop"),
         ("train.epochs=99999999999999999999", "train.epochs"),

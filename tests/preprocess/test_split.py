@@ -340,6 +340,14 @@ class TestOptions:
     def test_nothing_to_validate_on_or_to_train_on(self):
         with pytest.raises(PipelineError, match="leaves none"):
             chosen(self.recordings, "five_per_class")
+        with pytest.raises(PipelineError, match=r"train\.split=five_per_class of .*Choose another split, or add"):
+            chosen(self.recordings, "five_per_class")
+        few = [
+            Recording(f"XC{k}", f"{k}.wav", class_id="ab"[k % 2], author="AB"[k // 4], group=f"{k}") for k in range(8)
+        ]
+        train = Train(split=Part("kfold", {"k": 2, "holdout": True}), group_by="recordist")
+        with pytest.raises(PipelineError, match=r"train\.validation=0\.1 of .*Raise it, keep observations together"):
+            split(few, train)
         one = [Recording("XC1000", "x", class_id="a", group="g")]
         with pytest.raises(PipelineError, match="no recording to train on"):
             chosen(one, "hundreds_digit")

@@ -18,7 +18,7 @@ from tests.train.conftest import derived
 from train.crossValidate import as_text, cross_validate, plan, report
 from train.run import Run, write_rows
 from train.scored import Scored, ensemble, read_scored, soften, write_scored
-from train.trainModel import open_dataset, train
+from train.trainModel import open_dataset, resolve, train
 
 TINY = (
     "model.network=tiny",
@@ -49,6 +49,13 @@ def read_rows(path):
 def test_a_teacher_would_give_the_folds_away(corpus, tmp_path):
     with pytest.raises(ConfigError, match="teacher's networks were trained on the folds"):
         plan(derived(corpus, tmp_path, *TINY, 'train.teacher="runs/cv-x"'), 2, 1, "recordist")
+
+
+def test_folds_without_validation_are_told_before_the_first_training(corpus, tiny, tmp_path):
+    trials = plan(derived(corpus, tmp_path, *TINY, "train.validation=0"), 2, 1, "recordist")
+    with pytest.raises(PipelineError, match=r"Fold 1, seed 0: train\.validation=0 of .* leaves none"):
+        cross_validate(trials)
+    assert not trials[0].config.run_dir.exists()
 
 
 @pytest.mark.slow
@@ -201,7 +208,7 @@ def test_a_seed_that_lacks_a_fold_is_not_in_the_summary(by_hand, capsys):
     assert "ensemble" not in capsys.readouterr().out
 
 
-def test_official_folds_are_taken_where_there_are_some(corpus, tmp_path):
+def test_official_folds_are_taken_where_there_are_some(corpus, tiny, tmp_path):
     config = derived(corpus, tmp_path, *TINY)
     assert [trial.config.train.split.name for trial in plan(config, None, 1, "recordist")] == ["kfold"] * 5
     home = tmp_path / "data"
@@ -214,6 +221,12 @@ def test_official_folds_are_taken_where_there_are_some(corpus, tmp_path):
     assert [(trial.fold, trial.seed) for trial in found] == [(f, s) for s in (0, 1) for f in "123"]
     assert found[1].config.train.split.options == {"validation": "", "holdout": "2"}
     assert len({trial.config.run_dir for trial in found}) == 6
+    for names in (("2019/spring", "2020/spring"), ("..", "a%2Fb")):
+        named = [dataclasses.replace(row, fold=names[i % 2]) for i, row in enumerate(rows)]
+        write_table(home / "small" / "recordings.csv", Recording, named)
+        folders = {resolve(trial.config).run_dir for trial in plan(config, None, 1, "recordist")}
+        assert len(folders) == 2
+        assert {folder.parent.name for folder in folders} == {"cv-tiny"}
     assert [trial.config.train.split.name for trial in plan(config, 4, 1, "recordist")] == ["kfold"] * 4
     with pytest.raises(ConfigError, match=r"--folds\. Received: 1"):
         plan(config, 1, 1, "recordist")

@@ -30,6 +30,22 @@ def test_choice(devices, batch, gpus, expected):
     assert choose_devices(config, gpus, CPUS) == expected
 
 
+def test_bags_stay_whole():
+    """On tensorflow each device sees its own share: 36 segments in bags of 12 are for 3 devices, not for 2."""
+    for back_end, own in (("tensorflow", ["gpu:0"]), ("jax", GPUS[:2])):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("keras.backend.backend", lambda back_end=back_end: back_end)
+            config = configuration.load(None, ["train.batch_size=36", "train.bag=12"])
+            assert choose_devices(config, GPUS, CPUS) == GPUS
+            assert choose_devices(config, GPUS[:2], CPUS) == own
+            config = configuration.load(None, ["train.batch_size=36", "train.bag=12", "train.devices=2"])
+            if back_end == "tensorflow":
+                with pytest.raises(ConfigError, match="multiple of the 2 devices times the 12 segments of a bag"):
+                    choose_devices(config, GPUS, CPUS)
+            else:
+                assert choose_devices(config, GPUS, CPUS) == GPUS[:2]
+
+
 @pytest.mark.parametrize(
     ("devices", "batch", "words"),
     [

@@ -107,6 +107,11 @@ def make_search(folder, *overrides: str):
     return open_search(load(None, base), lambda more: load(None, [*base, *more]))
 
 
+def test_a_study_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make_search("~/runs").folder == tmp_path / "runs" / "study"
+
+
 def quality(config) -> float:
     """The best learning rate is 1e-2 and the best dropout 0.3."""
     distance = abs(math.log10(config.train.optimizer.options["learning_rate"]) + 2)
