@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import io
 import os
 import signal
 import sys
@@ -93,6 +94,8 @@ def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
 def run(main: Callable[[], None]) -> None:
     """Run a command: a PipelineError, a full disk or an interrupt ends in one line on standard error."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal cannot show
     try:
         main()
         sys.stdout.flush()

@@ -37,6 +37,7 @@ from scipy.io import wavfile
 from config import PROJECT, VERSION, Config, PipelineError
 from config.commandline import log, run
 from predict.scores import load_run, open_reader
+from predict.thresholds import read_thresholds
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
@@ -346,9 +347,8 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         paths = {name: write_format(name, forms, parts) for name in names}
         checked = check(parts, examples, expected, names)
         facts = describe(target, config, forms, checked)
-        for name in FACTS:
-            if (target.folder / name).exists():
-                shutil.copyfile(target.folder / name, parts / name)
+        for name in FACTS[: 2 if read_thresholds(target) else 1]:
+            shutil.copyfile(target.folder / name, parts / name)
         write_text(parts / "README.md", card(target, config, facts))
         earlier = {folder / path.format(form=form) for path in FORMATS.values() for form in SIGNATURES}
         remove([folder / "export.json", *(folder / name for name in FACTS), *earlier])

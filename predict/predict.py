@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from config import PREDICTIONS, PROJECT, VERSION, Config, Data, PipelineError, Predict, change
+from config import PREDICTIONS, PROJECT, VERSION, Config, Data, PipelineError, Predict, change, require_utf8
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
@@ -53,6 +53,7 @@ from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
+MOST_LETTERS = 60  # of an input's name in that of its working folder
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
@@ -61,12 +62,14 @@ MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     """Return the configuration with folders and files of audio as its corpus, in a working folder of its own."""
     paths = sorted({path.expanduser().resolve() for path in inputs})
+    for path in paths:
+        require_utf8(path)
     root, options = paths[0], {}
     if len(paths) > 1:
         root = Path(os.path.commonpath(paths))
         options = {"inputs": [str(path.relative_to(root)) for path in paths]}  # as JSON gives it back
     mark = hashlib.sha256("\0".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = f"predict-{named(root)}-{mark}"
+    name = f"predict-{named(root)[:MOST_LETTERS]}-{mark}"
     data = Data("folder", name, config.data.folder, options={"root": str(root), **options})
     return dataclasses.replace(config, data=data)
 
@@ -283,7 +286,7 @@ def predict(
         if members[-1].media_ids != members[0].media_ids:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
     recipe = open_recipe(members[0].config.features)
-    known = read_thresholds(first) if len(targets) == 1 else None
+    known = read_thresholds(first, monitor) if len(targets) == 1 else None
     minimum = np.full(len(species), chosen.minimum)
     if known and thresholds != "none" and "minimum" not in settings:
         minimum = known.minimum if thresholds == "species" else np.full(len(species), known.overall)
@@ -458,6 +461,10 @@ def main() -> None:
     )
     add_jobs_argument(parser, scheduler=True)
     args = parser.parse_args()
+    if (args.place or args.date) and not args.occurrence:
+        parser.error("--place and --date are for --occurrence")
+    if args.rows and not any(name.startswith("kaggle") for name in args.format or []):
+        parser.error("--rows is for the formats kaggle20..")
     if args.date and np.isnan(day_of_year(args.date)):
         parser.error("--date is YYYY-MM-DD")
     if args.place and not (abs(args.place[0]) <= 90 and abs(args.place[1]) <= 180):

@@ -34,6 +34,7 @@ from scipy.special import expit, logit
 
 from config import PROJECT, PipelineError
 from config.commandline import log, run
+from preprocess.manifest import digest
 from preprocess.plots import open_pyplot
 from train.metrics import without_nan
 from train.run import Run, last_run, write_rows, write_text
@@ -77,8 +78,12 @@ class Thresholds:
         return expit(self.slope * to_logit(scores) + self.offset)
 
 
-def read_thresholds(target: Run) -> Thresholds | None:
-    """Return the thresholds of a run, None if it has none.
+def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
+    """Return the thresholds of a run; None if it has none, or they were made for other weights, which is said.
+
+    Args:
+        target: the run.
+        monitor: which of its weights they are wanted for; empty: by train.monitor of the run.
 
     Raises:
         PipelineError: if the file is damaged or of other species.
@@ -90,13 +95,21 @@ def read_thresholds(target: Run) -> Thresholds | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
         minimum = np.array([float(facts["species"][kind.class_id]["threshold"]) for kind in target.read_species()])
         calibration = facts["calibration"]
-        return Thresholds(
+        found = Thresholds(
             minimum, float(facts["overall"]["threshold"]), float(calibration["slope"]), float(calibration["offset"])
         )
+        made_for = facts.get("weights")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(
             f"{path} is damaged or of other species ({error!r}). Make it again: python predict/thresholds.py"
         ) from None
+    if made_for is not None and made_for != digest(target.find_weights(monitor or target.read_config().train.monitor)):
+        log(
+            f"warning: {path} was made for other weights of the run and is not used. Make it again: "
+            f"python predict/thresholds.py --run {target.folder}"
+        )
+        return None
+    return found
 
 
 def to_logit(scores: np.ndarray) -> np.ndarray:
@@ -408,7 +421,8 @@ def main() -> None:
         samples, source = samples_of_folds(args.folds, ids), str(args.folds)
     else:
         samples, source = samples_of_run(target), "recordings held back by the run"
-    found = {"from": source} | find_thresholds(samples, ids, args.fpr, args.precision)
+    weights = digest(target.find_weights(target.read_config().train.monitor))
+    found = {"from": source, "weights": weights} | find_thresholds(samples, ids, args.fpr, args.precision)
     rows = [{"class_id": name, **without_nan(row)} for name, row in found["species"].items()]
     write_rows(target.folder / "thresholds.csv", rows)
     print(as_text(found, names))

@@ -41,16 +41,20 @@ class Source:
     def read(self, root: Path) -> Corpus:
         """Return one unlabelled recording of the test part for every audio file."""
         if root.is_file():
-            return Corpus([_recording(root.name)], [])
+            return self._named([root.name], [])
         places = self.roots(root)
         files = {place for place in places if place.is_file() and audio.is_audio(place)}
-        recordings, rejects = [], []
+        rejects: list[Reject] = []
         for place in places:
             found, refused = find_audio(place, root) if place.is_dir() else ([], [])
             files.update(found)
             rejects += [row for row in refused if row not in rejects]  # folders may lie in each other
-        for file in sorted(files):
-            name = file.relative_to(root).as_posix()
+        return self._named([file.relative_to(root).as_posix() for file in sorted(files)], rejects)
+
+    @staticmethod
+    def _named(names: list[str], rejects: list[Reject]) -> Corpus:
+        recordings = []
+        for name in names:
             if name.isprintable():
                 recordings.append(_recording(name))
             else:

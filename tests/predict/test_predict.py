@@ -331,6 +331,36 @@ def test_another_sound_under_the_same_name_is_scored_anew(run_of_birds, expected
     assert after == {"a.wav": before["b.wav"], "b.wav": before["a.wav"]} != before
 
 
+def test_a_file_of_a_very_long_name(run_of_birds, test_sounds, tmp_path):
+    path = tmp_path / f"{'x' * 240}.wav"
+    shutil.copy(next(iter(sorted(test_sounds.rglob("*.wav")))), path)
+    (written,) = predict([run_of_birds], [path], tmp_path / "out.csv")
+    assert {line.split(";")[0] for line in written.read_text().splitlines()} == {path.name}
+
+
+@pytest.mark.parametrize("name", ["a\udcffb", "a\udcffb.wav"])
+def test_a_path_that_is_not_utf8(run_of_birds, tmp_path, name):
+    path = tmp_path / name
+    path.mkdir() if path.suffix == "" else path.write_bytes(b"RIFF")
+    with pytest.raises(PipelineError, match=r"udcffb.* is not UTF-8. Rename it") as caught:
+        predict([run_of_birds], [path], tmp_path / "out.csv")
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--place", "47", "19"], "--place and --date are for --occurrence"),
+        (["--date", "2020-05-01"], "--place and --date are for --occurrence"),
+        (["--rows", "rows.csv", "--format", "csv"], "--rows is for the formats kaggle20"),
+    ],
+)
+def test_options_that_would_do_nothing(options, words):
+    done = run_script("predict/predict.py", *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
 def test_outputs_are_named_after_whole_folders(tmp_path):
     """Those of folders that are called after years and months are different files."""
     for name in ("2023.05", "2023.06"):

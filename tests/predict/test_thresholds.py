@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from predict.thresholds import (
 )
 from tests.conftest import run_script
 from tests.predict.test_predict import copied
+from train.run import MONITORS
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
 PRESENT = np.array([1, 0, 1, 1, 0, 0, 1, 0], bool)
@@ -212,7 +214,7 @@ class TestRun:
         assert {row["minimum"] for row in detected(minimum=0.1)} == {"0.1"}
         assert "detections by the thresholds of" in capsys.readouterr().out
 
-    def test_command(self, run_of_birds, tmp_path):
+    def test_command(self, run_of_birds, tmp_path, capsys):
         target = copied(run_of_birds, tmp_path)
         rng = np.random.default_rng(0)
         lines = ["clip,class_id,score,verdict"]
@@ -234,6 +236,14 @@ class TestRun:
             rows = list(csv.DictReader(stream))
         assert [row["class_id"] for row in rows] == ["aaaaaa", "bbbbbb", "cccccc"]
         assert all(float(row["precision"]) >= 0.9 for row in rows)
+        others = next(name for name in MONITORS if name != target.read_config().train.monitor)
+        capsys.readouterr()
+        assert read_thresholds(target, others) is None  # they were not made for those
+        assert "thresholds.json was made for other weights of the run and is not used" in capsys.readouterr().out
+        own = target.find_weights(target.read_config().train.monitor)
+        own.unlink()  # a link to that of the other run
+        shutil.copy(target.find_weights(others), own)
+        assert read_thresholds(target) is None  # as after more epochs
         (target.folder / "thresholds.json").write_text("{}")
         with pytest.raises(PipelineError, match=r"thresholds\.json is damaged"):
             read_thresholds(target)

@@ -336,6 +336,13 @@ class TestTable:
         assert [row.file for row in corpus.recordings] == ["a/b/c.wav", "d.wav"]
         assert [(row.file, row.reason) for row in corpus.rejects] == [("a/b/link", "linked_folder")]
 
+    @pytest.mark.parametrize("name", ["a\nb.wav", "a\udcff.wav", "a\x1bb.wav"])
+    def test_a_single_file_of_an_odd_name(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"RIFF")
+        corpus = folder.Source(root=str(tmp_path / name)).read(tmp_path / name)
+        assert corpus.recordings == []
+        assert [(row.file, row.reason) for row in corpus.rejects] == [(ascii(name), "bad_filename")]
+
     def test_two_files_that_would_be_one_when_resampled(self, tmp_path):
         """a.flac and a.flac.wav would both become a.flac.wav."""
         root = tmp_path / "t"
