@@ -32,6 +32,7 @@ from preprocess.shards import Shard
 from train.run import Run, last_run
 
 MAX_RECORDINGS = 5000  # more take longer than they tell
+BLOCK = 4096  # frames in memory, whatever the length of a recording
 
 
 def mean_spectra(shards: list[Shard]) -> tuple[list[str], np.ndarray]:
@@ -39,17 +40,24 @@ def mean_spectra(shards: list[Shard]) -> tuple[list[str], np.ndarray]:
     media_ids, rows = [], []
     for shard in shards:
         for i, media_id in enumerate(shard.media_id):
-            start = int(shard.frame_start[i])
-            frames = shard.frames[start : start + int(shard.frame_count[i])].astype(np.float32)
-            frames = frames * shard.scale_factor + shard.add_offset
+            first, count = int(shard.frame_start[i]), int(shard.frame_count[i])
+            sums = np.zeros((2, *shard.frames.shape[1:]))  # of the values and of their squares
+            for low in range(first, first + count, BLOCK):
+                frames = shard.frames[low : min(low + BLOCK, first + count)].astype(np.float64)
+                sums += frames.sum(axis=0), (frames**2).sum(axis=0)
+            mean, square = sums / count
+            deviation = np.sqrt(np.maximum(square - mean**2, 0))
             media_ids.append(media_id)
-            rows.append(np.concatenate([frames.mean(axis=0).ravel(), frames.std(axis=0).ravel()]))
-    return media_ids, np.array(rows)
+            both = (mean * shard.scale_factor + shard.add_offset).ravel(), (deviation * shard.scale_factor).ravel()
+            rows.append(np.concatenate(both))
+    return media_ids, np.array(rows, np.float32)
 
 
 def write_baseline(target: Run, output: Path) -> bool:
-    """Write the baseline's run file; return False where the corpus is too large or has no test part."""
+    """Write the baseline's run file; return False where the corpus is too large, has no test part, or holds sound."""
     config = target.read_config()
+    if config.features.recipe == "waveform":
+        return False
     split = target.read_split()
     folder = features_folder(config)
     test = open_shards(folder, "test")
@@ -79,7 +87,7 @@ def main() -> None:
     if write_baseline(target, output):
         log(f"{output}: linear classifier on mean spectra, for comparison")
     else:
-        log(f"no linear baseline: no test part, or more than {MAX_RECORDINGS} training recordings")
+        log(f"no linear baseline: no test part, sound instead of spectra, or over {MAX_RECORDINGS} training recordings")
 
 
 if __name__ == "__main__":

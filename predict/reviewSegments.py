@@ -37,6 +37,7 @@ from config.commandline import add_jobs_argument, log, progress, run
 from predict.drawing import WINDOW, draw_sound
 from predict.evaluateDetections import read_table_of_detections
 from preprocess.page import write_page
+from preprocess.segments import positions_in
 from preprocess.whole import whole_file
 
 PAGES = Path(__file__).with_name("pages")
@@ -101,7 +102,8 @@ def balanced(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     """Return indices of up to `count` scores, as evenly from the bands 0-0.1, 0.1-0.2, ... as there are some."""
     order = rng.permutation(len(scores))
     band = np.minimum((scores[order] * BANDS).astype(int), BANDS - 1)
-    turn = np.array([np.count_nonzero(band[:i] == band[i]) for i in range(len(band))])  # within its band
+    turn = np.empty(len(band), int)
+    turn[np.argsort(band, kind="stable")] = positions_in(np.bincount(band))[1]  # within its band
     return order[np.lexsort((-band, turn))][:count]
 
 

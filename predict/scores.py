@@ -237,7 +237,7 @@ def read_scores(folder: Path, shards: Sequence[Shard]) -> Iterator[Scores]:
     for shard in shards:
         with h5py.File(folder / shard.path.name, "r") as file:
             low = 0
-            for media_id, count in zip(shard.media_id, file["counts"][:].tolist(), strict=True):
+            for i, (media_id, count) in enumerate(zip(shard.media_id, file["counts"][:].tolist(), strict=True)):
                 part = slice(low, low + count)
-                yield Scores(media_id, file["spans"][part] / shard.frame_rate, file["logits"][part])
+                yield Scores(media_id, shard.times(i, file["spans"][part]), file["logits"][part])
                 low += count

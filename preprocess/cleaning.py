@@ -91,7 +91,7 @@ def remove_silence(
     kept = np.ones(steps, bool)
     margin = round(keep / STEP_SECONDS)
     for before, after in zip([-margin - 1, *loud], [*loud, steps + margin], strict=True):
-        if (after - before - 1) * STEP_SECONDS > longest:
+        if (min(after, steps) - max(before, -1) - 1) * STEP_SECONDS > longest:
             kept[max(0, before + 1 + margin) : max(0, after - margin)] = False
     return sound[np.repeat(kept, step)[: len(sound)]]
 

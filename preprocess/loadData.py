@@ -16,6 +16,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,8 +30,8 @@ from preprocess.cluster import cluster, spread
 from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Reject, read_columns, read_table, tally, update_rejects
 from preprocess.resample import wav_folder, wav_name
+from preprocess.seals import SECOND, find_changed, is_intact, is_there, look, read_facts, read_seals, seal, write_seals
 from preprocess.seals import TABLE as SEALS
-from preprocess.seals import find_changed, is_intact, is_there, look, read_facts, read_seals, seal, write_seals
 from preprocess.shards import read_stamp, write_shard
 
 SHARDS_PER_PART = 32  # aimed at, so that the cores share the work
@@ -85,7 +86,8 @@ def load(config: Config, jobs: int) -> None:
     """Write all shards that are not there or not valid any more.
 
     Raises:
-        PipelineError: if a WAV was changed since stage 2, if no recording could be used, or the disk is full.
+        PipelineError: if a WAV was changed since stage 2, if all are gone and there is something to make of them, if no
+            recording could be used, or the disk is full.
     """
     recipe = open_recipe(config.features)
     description = describe(recipe, config.features.recipe)
@@ -99,18 +101,25 @@ def load(config: Config, jobs: int) -> None:
     folder = features_folder(config)
     sealed = read_seals(folder)
     plans = plan_shards(folder, manifest, [file not in unusable for file in manifest.file])
+    removed = not any(is_there(wav_facts[plan.places]).any() for plan in plans)  # such as to save space
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)
         intact = is_intact(plan.path, sealed.get(plan.path.name))
-        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, wav_facts[plan.places]):
+        if stamp and intact and stamp[0] == plan.inputs and (removed or is_newer(plan.path, wav_facts[plan.places])):
             rejects += stamp[1]
         else:
             todo.append(plan)
+    if todo and removed:
+        raise PipelineError(f"The resampled recordings are not in {wavs} any more. Run stage 2 again.")
     calls = ((plan.path, recipe, description, wavs, manifest.rows(plan.places), plan.inputs) for plan in todo)
     work = spread(write_shard, calls, min(jobs, max(1, len(todo))))
     for found in progress(work, len(todo), "shards"):
         rejects += found
+    for plan in todo:
+        newest = int(wav_facts[plan.places, 1].max(initial=0))
+        if plan.path.stat().st_mtime_ns <= newest:  # recordings of a clock that was ahead
+            os.utime(plan.path, ns=(newest + SECOND, newest + SECOND))
     made, seals = {plan.path for plan in todo}, {}
     for plan in plans:
         known = None if plan.path in made else sealed.get(plan.path.name)

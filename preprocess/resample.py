@@ -61,11 +61,11 @@ def resample(config: Config, jobs: int) -> None:
         ("they are not what was written", find_changed(made, sealed)),
         ("their recordings are other ones", find_changed(sources, before)),  # with an older time too
     ):
-        again = [i for i in changed if is_there(sources)[i] and is_there(made)[i]]  # others could not be made again
+        again = changed[is_there(sources[changed]) & is_there(made[changed])]  # others could not be made again
         for i in again:
             (folder / names[i]).unlink()
             made[i] = -1
-        if again:
+        if len(again):
             log(f"made again, as {why}: {len(again)} files such as {folder / names[again[0]]}")
     newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
     missing = np.flatnonzero(~newer)

@@ -52,7 +52,7 @@ list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
   else
     local outputs # as find takes it: a pattern
     outputs=$(printf %s "./${out_dir#"$in_dir"/}" | sed 's/[][*?\\]/\\&/g')
-    (cd "$in_dir" && find . -path "$outputs" -prune -o -type f ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
+    (cd "$in_dir" && find . -path "$outputs" -prune -o \( -type f -o -type l \) ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
       -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' -o -iname '*.m4a' -o -iname '*.mp4' \
       -o -iname '*.aac' -o -iname '*.amr' -o -iname '*.3gp' -o -iname '*.webm' -o -iname '*.wma' -o -iname '*.mka' \) -print0) | LC_ALL=C sort -z
@@ -129,6 +129,9 @@ for file; do
   if [ "$status" -ge 128 ]; then rm -f "$part"; said="sox ended by signal $((status - 128))"; report fatal; exit 255; fi
   case $status$said in 0|0*WARN*) case $said in *FAIL*) status=1 ;; esac ;; *) status=1 ;; esac
   if [ "$status" -ne 0 ]; then rm -f "$part"; report reject unreadable; continue; fi
+  if [ "$size" -gt 4294967295 ]; then # its header counts in 32 bits, and would say a few minutes
+    rm -f "$part"; said="more than 4 GB at $rate Hz, the most that a WAV can hold; cut it into pieces"; report reject too_long; continue
+  fi
   promised=$(od -An -t u4 -j 40 -N 4 "$part")
   if [ "$size" -lt $((44 + ${promised:-0})) ]; then # sox says nothing if only its last buffer does not fit
     rm -f "$part"; said="No space left on device"; report fatal; exit 255
@@ -148,6 +151,7 @@ for file; do
       fi ;;
   esac
   mv -f "$part" "$out"
+  [ "$out" -nt "$in" ] || touch -r "$in" -d "1 second" "$out" 2>/dev/null || true # of a recorder whose clock is ahead
   printf "ok\0"
 done'
 

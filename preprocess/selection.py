@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -196,16 +196,19 @@ def limit_recordings(corpus: Corpus, limit: int) -> Corpus:
     train = [row for row in corpus.recordings if row.part == "train"]
     counts = Counter(row.class_id for row in train)
     chosen = [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(2, limit // 4)]]
-    queues = {c: [row for row in sorted(train, key=lambda row: row.file) if row.class_id == c] for c in chosen}
+    queues: dict[str, deque[Recording]] = {c: deque() for c in chosen}
+    for row in sorted(train, key=lambda row: row.file):
+        if row.class_id in queues:
+            queues[row.class_id].append(row)
     kept: list[Recording] = []
     while len(kept) < limit and any(queues.values()):
         for queue in queues.values():
             if queue and len(kept) < limit:
-                kept.append(queue.pop(0))
+                kept.append(queue.popleft())
     labels = truth_classes(corpus)
     test = sorted((row for row in corpus.recordings if row.part == "test"), key=lambda row: row.file)
-    test = [row for row in test if not labels or labels.get(row.media_id) in chosen][: -(-limit // 3)]
-    species = [row for row in corpus.species if row.class_id in chosen]
+    test = [row for row in test if not labels or labels.get(row.media_id) in queues][: -(-limit // 3)]
+    species = [row for row in corpus.species if row.class_id in queues]
     return replace(corpus, recordings=kept + test, species=species)
 
 

@@ -6,6 +6,7 @@
                   attrs cell_frames, band_edges (in bins)
     /media_id, /class_id                            UTF-8 string [n]
     /frame_start, /frame_count, /cell_start         int64 [n]
+    /offset       float64 [n]: seconds of each recording that were left out before its first frame; missing: none
     attrs: schema, recipe (JSON), sample_rate, frame_rate, inputs, rejected (JSON), software, complete
 
 `frames` and `cells` are contiguous and uncompressed, so that a reader maps them into memory: random 310 x 200
@@ -55,6 +56,11 @@ class Shard:
     fill_value: float  # that padding and dropped cells decode to
     recipe: str  # JSON
     frame_rate: float  # frames per second
+    offset: np.ndarray | None = None  # float64 [n]: seconds before the first frame; None: nothing was left out
+
+    def times(self, recording: int, spans: np.ndarray) -> np.ndarray:
+        """Return when spans of frames begin and end in a recording, in seconds; its place in the shard is given."""
+        return spans / self.frame_rate + (0.0 if self.offset is None else self.offset[recording])
 
 
 def write_shard(
@@ -75,6 +81,7 @@ def write_shard(
     """
     rejects: list[Reject] = []
     good: list[tuple[Recording, Path, int]] = []
+    offsets: dict[str, float] = {}
     for row, wav in rows:
         try:
             samples = count_samples(root / wav)
@@ -82,13 +89,14 @@ def write_shard(
             if seconds < row.duration * (1 - SHORTER_SHARE) - SHORTER_SECONDS:
                 raise AudioError("truncated", f"{seconds:.2f} s of {row.duration:.2f} s")
             good.append((row, root / wav, recipe.count_frames(root / wav, samples)))
+            offsets[row.media_id] = recipe.offset(root / wav, samples) if hasattr(recipe, "offset") else 0.0
         except (AudioError, FileNotFoundError) as error:
             rejects.append(_reject(row, error))
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         while True:
             try:
-                _write(partial, recipe, description, good, inputs, rejects)
+                _write(partial, recipe, description, good, offsets, inputs, rejects)
                 break
             except _Unusable as problem:  # found only while reading: leave that recording out and start over
                 rejects.append(_reject(problem.row, problem.error))
@@ -119,6 +127,7 @@ def _write(
     recipe: Any,
     description: str,
     rows: list[tuple[Recording, Path, int]],
+    offsets: dict[str, float],
     inputs: str,
     rejects: list[Reject],
 ) -> None:
@@ -168,6 +177,8 @@ def _write(
             counts,
             cell_start[:-1],
         )
+        if any(offsets.values()):
+            file["offset"] = np.array([offsets[row.media_id] for row, _, _ in rows])
         file.attrs.update(
             schema=SCHEMA,
             recipe=description,
@@ -211,7 +222,8 @@ def open_shard(path: Path) -> Shard:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            for name in ("frames", "cells", *_TABLES):
+            tables = (*_TABLES, "offset") if "offset" in file else _TABLES
+            for name in ("frames", "cells", *tables):
                 link = file.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                     raise PipelineError(f"{path}: /{name} is no dataset of this file.")
@@ -228,7 +240,7 @@ def open_shard(path: Path) -> Shard:
             ):
                 raise PipelineError(f"{path}: /frames or /cells has an unexpected type or shape.")
             n = len(file["media_id"])
-            if any(file[name].shape != (n,) for name in _TABLES) or n > path.stat().st_size:
+            if any(file[name].shape != (n,) for name in tables) or n > path.stat().st_size:
                 raise PipelineError(f"{path}: its tables differ in length.")
             frame_start, frame_count, cell_start = (file[name][:].astype(np.int64) for name in _TABLES[2:])
             cell_frames = int(cells.attrs["cell_frames"])
@@ -264,6 +276,7 @@ def open_shard(path: Path) -> Shard:
                 float(frames.attrs["fill_value"]),
                 str(file.attrs["recipe"]),
                 float(file.attrs["frame_rate"]),
+                file["offset"][:].astype(np.float64) if "offset" in file else None,
             )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None

@@ -226,7 +226,7 @@ class Listener:
         owners, starts = list_segments(reader, [0], self.facts.settings.hop)
         with self.network:
             logits = segment_logits(self.model, reader, owners, starts, self.batch)
-        times = reader.spans(0, starts) / reader.frame_rate
+        times = reader.shards[0].times(0, reader.spans(0, starts))
         return conclude(row, wav, times, *judge(self.loss, logits), self.facts.minimum, self.facts.settings)
 
 

@@ -15,6 +15,7 @@ A recipe module holds one frozen dataclass named ``Recipe``. Its fields are the 
     count_frames(path, samples) -> int
     blocks(path) -> Iterator[float32 [frames, *shape]]
     new_mask() -> MaskBuilder or KeepAll
+    offset(path, samples) -> float       # seconds left out before the first frame; only where that can happen
 
 The same front ends as layers for use inside a model are in train/frontend.py.
 """

@@ -49,6 +49,10 @@ class MelBands:
                 f"Invalid value for features.n_fft. Received: {self.n_fft}. "
                 f"Expected: at least {self.window}, the window."
             )
+        if self.hop > self.window:
+            raise ConfigError(
+                f"Invalid value for features.hop. Received: {self.hop}. Expected: at most {self.window}, the window."
+            )
         if not self.low < self.upper <= nyquist:
             raise ConfigError(
                 f"Invalid value for features.high. Received: {self.high:g} with low = {self.low:g} Hz. "

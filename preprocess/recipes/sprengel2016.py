@@ -35,6 +35,10 @@ class Recipe:
     storage: Literal["uint8", "float16", "float32"] = "uint8"
 
     def __post_init__(self) -> None:
+        if self.hop > self.n_fft:
+            raise ConfigError(
+                f"Invalid value for features.hop. Received: {self.hop}. Expected: at most {self.n_fft}, the window."
+            )
         if self.bins > self.n_fft // 2 + 1:
             raise ConfigError(
                 f"Invalid value for features.bins. Received: {self.bins}. Expected: at most {self.n_fft // 2 + 1}."

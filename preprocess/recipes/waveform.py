@@ -89,6 +89,10 @@ class Recipe:
         first, last, _ = self.measure(path, samples)
         return max(1, -(-(last - first) // self.hop))
 
+    def offset(self, path: Path, samples: int) -> float:
+        """Return how many seconds are trimmed at the beginning."""
+        return self.measure(path, samples)[0] / self.sample_rate if self.trim else 0.0
+
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the frames of a recording, int16 [frames, hop]."""
         first, last, largest = self.measure(path, count_samples(path))

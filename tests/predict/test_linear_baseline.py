@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from predict import linearBaseline
 from predict.linearBaseline import mean_spectra
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3)])
-def test_mean_and_deviation_of_every_bin_and_channel(shape):
+@pytest.mark.parametrize("block", [2, 4096])
+def test_mean_and_deviation_of_every_bin_and_channel(monkeypatch, shape, block):
+    monkeypatch.setattr(linearBaseline, "BLOCK", block)
     frames = np.random.default_rng(0).integers(0, 256, (7, *shape)).astype(np.uint8)
     shard = SimpleNamespace(
         media_id=["a", "b"], frame_start=[0, 5], frame_count=[5, 2], frames=frames, scale_factor=0.5, add_offset=-100

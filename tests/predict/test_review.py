@@ -57,6 +57,10 @@ def test_balanced_takes_alike_from_all_scores():
     chosen = scores[balanced(scores, 20, np.random.default_rng(0))]
     assert sorted(np.histogram(chosen, np.arange(0, 1.01, 0.1))[0].tolist()) == [2] * 10
     assert len(balanced(scores, 30, np.random.default_rng(0))) == 30
+    rows = balanced(scores, len(scores), np.random.default_rng(0))
+    found = np.minimum((scores[rows] * 10).astype(int), 9)
+    turns = [np.count_nonzero(found[:i] == found[i]) for i in range(len(found))]
+    assert turns == sorted(turns)
     assert len(set(balanced(scores, 2000, np.random.default_rng(0)).tolist())) == 1018
 
 

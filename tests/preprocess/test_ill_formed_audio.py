@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,40 @@ class TestPipeline:
         load(config, 1)
         assert features(config) == features(clean)
         assert read_table(config.corpus_dir / "rejected.csv", Reject) == []
+
+    def test_recordings_of_a_clock_that_was_ahead_are_made_once(self, runs, tmp_path, capsys):
+        _, clean, _ = runs
+        root = shutil.copytree(clean.data.options["root"], tmp_path / "release")
+        tomorrow = time.time() + 86_400
+        for path in root.rglob("*.wav"):
+            os.utime(path, (tomorrow, tomorrow))
+        config = small_config(tmp_path, root)
+        for stage in (fetch, resample, load):
+            stage(config, 1)
+        assert features(config) == features(clean)
+        capsys.readouterr()
+        resample(config, 1)
+        load(config, 1)
+        said = capsys.readouterr().out
+        assert "0 files resampled to 16000 Hz" in said
+        assert "; 0 shards made" in said
+
+    def test_resampled_recordings_that_were_removed_take_nothing_with_them(self, runs, tmp_path, capsys):
+        _, clean, _ = runs
+        shutil.copytree(clean.corpus_dir, tmp_path / "data" / "small")
+        config = small_config(tmp_path, clean.data.options["root"])
+        before = features(config)
+        shutil.rmtree(config.corpus_dir / "wav_16khz")
+        load(config, 1)
+        assert features(config) == before == features(clean)
+        assert "; 0 shards made" in capsys.readouterr().out
+        for shard in features_folder(config).glob("*.h5"):
+            shard.write_bytes(b"damaged")
+        with pytest.raises(PipelineError, match=r"are not in .*wav_16khz any more\. Run stage 2 again"):
+            load(config, 1)
+        resample(config, 1)
+        load(config, 1)
+        assert features(config) == before
 
 
 class TestNothingUsable:

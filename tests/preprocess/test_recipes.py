@@ -112,12 +112,17 @@ class TestLogMel:
 
     @pytest.mark.parametrize(("options", "named"), [
         ({"n_fft": 1024}, "features.n_fft"), ({"high": 12_000.0}, "features.high"), ({"mels": 2000}, "features.mels"),
+        ({"hop": 1025, "window": 1024}, "features.hop"),
         ({"low": 5000.0, "high": 4000.0}, "features.high"), ({"n_fft": 1 << 40, "window": 2048}, "features.n_fft"),
         ({"mels": 10**30}, "features.mels"),
     ])  # fmt: skip
     def test_impossible_options(self, options, named):
         with pytest.raises(ConfigError, match=named):
             open_recipe(Features(recipe="logmel", options=options))
+
+    def test_frames_leave_nothing_out(self):
+        with pytest.raises(ConfigError, match=r"features\.hop\. Received: 600\. Expected: at most 512"):
+            open_recipe(Features(recipe="sprengel2016", options={"hop": 600}))
 
 
 def test_vggish_by_its_definition(wav):
@@ -288,6 +293,8 @@ class TestCleaning:
         assert len(cleaning.remove_silence(short, self.rate)) == len(short)
         assert len(cleaning.remove_silence(np.concatenate([quiet, loud, quiet]), self.rate)) == self.rate * 1.2
         assert len(cleaning.remove_silence(quiet, self.rate)) == len(quiet)
+        nearly = np.concatenate([quiet[: self.rate * 92 // 100], loud, quiet[: self.rate * 92 // 100]])
+        assert len(cleaning.remove_silence(nearly, self.rate)) == len(nearly)  # 0.92 s, at the ends too
 
     def test_normalise_filter_and_compress_by_hand(self):
         assert cleaning.normalise(np.array([1, -4], np.float32)).tolist() == [8191.75, -32767]

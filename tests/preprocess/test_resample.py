@@ -6,6 +6,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,36 @@ class TestResuming:
         os.utime(folder / "c.wav", (later, later))
         assert "1 files resampled to 16000 Hz, 2 kept" in run(folder, out).stdout
         assert (out / "c.wav").read_bytes() != before
+
+    def test_linked_files(self, folder, tmp_path):
+        (folder / "b.wav").rename(tmp_path / "b.wav")
+        (folder / "b.wav").symlink_to(tmp_path / "b.wav")
+        (folder / "gone.wav").symlink_to(tmp_path / "gone.wav")
+        assert "3 files resampled to 16000 Hz, 0 kept, 1 rejected" in run(folder, tmp_path / "out").stdout
+        assert outputs(tmp_path / "out").keys() == {"a.wav", "b.wav", "c.wav"}
+        assert rejected(tmp_path / "out") == {"gone.wav": "empty"}
+
+    def test_a_recorder_whose_clock_is_ahead(self, folder, tmp_path):
+        tomorrow = time.time() + 86_400
+        os.utime(folder / "b.wav", (tomorrow, tomorrow))
+        assert "3 files resampled" in run(folder, tmp_path / "out").stdout
+        assert "0 files resampled to 16000 Hz, 3 kept" in run(folder, tmp_path / "out").stdout
+        os.utime(folder / "b.wav", (tomorrow + 60, tomorrow + 60))
+        assert "1 files resampled to 16000 Hz, 2 kept" in run(folder, tmp_path / "out").stdout
+
+    def test_more_than_a_wav_can_hold(self, folder, tmp_path):
+        """A sox whose output has 4 GB of nothing, which takes no room on the disk."""
+        fake = tmp_path / "bin" / "sox"
+        fake.parent.mkdir()
+        fake.write_text(
+            f'#!/bin/sh\n{shutil.which("sox")} "$@"\nstatus=$?\n'
+            'case "$*" in */b.wav*) truncate -s 4294967400 /proc/self/fd/1 ;; esac\nexit $status\n'
+        )
+        fake.chmod(0o755)
+        done = run(folder, tmp_path / "out", env={"PATH": f"{fake.parent}:{os.environ['PATH']}"})
+        assert done.returncode == 0, done.stderr
+        assert rejected(tmp_path / "out") == {"b.wav": "too_long"}
+        assert outputs(tmp_path / "out").keys() == {"a.wav", "c.wav"}
 
     @pytest.mark.parametrize("victim", ["$$", "$PPID"], ids=["sox", "its worker"])
     def test_killed_in_the_middle(self, folder, tmp_path, victim):

@@ -21,6 +21,7 @@ from config import Config, PipelineError
 from preprocess.audio import AudioError
 from preprocess.loadData import Manifest, features_folder, load, plan_shards
 from preprocess.recipes.birdclef2016 import Recipe
+from preprocess.recipes.waveform import Recipe as WaveformRecipe
 from preprocess.recordings import Recording, Reject, read_table, write_table
 from preprocess.segments import open_shards
 from preprocess.shards import Shard, open_shard, read_stamp, write_shard
@@ -315,6 +316,20 @@ class TestUnusableRecordings:
             "2.wav": "damaged_wav",
         }
         assert open_shard(tmp_path / "a.h5").media_id == ["Ü3"]
+
+    def test_times_count_what_was_trimmed(self, tmp_path):
+        """3 s of silence before a tone of 2 s, and a recording without: frame 60 of 20 ms begins 1.2 s after them."""
+        rate, tone = 22_050, np.full(44_100, 9000, np.int16)
+        naive.write_wav(tmp_path / "late.wav", np.concatenate([np.zeros(3 * rate, np.int16), tone]), rate)
+        naive.write_wav(tmp_path / "early.wav", tone, rate)
+        rows = [(Recording(name, f"{name}.wav"), f"{name}.wav") for name in ("late", "early")]
+        for trim, expected in ((True, [4.2, 1.2]), (False, [1.2, 1.2])):
+            assert write_shard(tmp_path / "a.h5", WaveformRecipe(trim=trim), "{}", tmp_path, rows, "x") == []
+            shard = open_shard(tmp_path / "a.h5")
+            found = [shard.times(i, np.array([[60, 61]])) for i in range(2)]
+            np.testing.assert_allclose(found, [[[start, start + 0.02]] for start in expected])
+            with h5py.File(tmp_path / "a.h5") as file:
+                assert ("offset" in file) == trim
 
     def test_shorter_than_its_original(self, wavs, tmp_path):
         """12 s by its WAV: the header of the original may promise 2 % and 0.2 s more."""
