@@ -44,7 +44,7 @@ def require_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"The path {str(path)!a} is not UTF-8. Rename it, or link to it by another name.") from None
+        raise ConfigError(f"The path {str(path)!a} is not UTF-8. Rename it.") from None
 
 
 def from_project(path: str) -> Path:

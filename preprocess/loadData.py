@@ -111,7 +111,7 @@ def load(config: Config, jobs: int) -> None:
         else:
             todo.append(plan)
     if todo and removed:
-        raise PipelineError(f"The resampled recordings are not in {wavs} any more. Run stage 2 again.")
+        raise PipelineError(f"The resampled recordings are not in {wavs}. Run stage 2 first.")
     calls = ((plan.path, recipe, description, wavs, manifest.rows(plan.places), plan.inputs) for plan in todo)
     work = spread(write_shard, calls, min(jobs, max(1, len(todo))))
     for found in progress(work, len(todo), "shards"):

@@ -1,6 +1,5 @@
 """Embeddings: what the logits are made of, for the corpus of a run and for folders of audio."""
 
-import os
 import re
 import subprocess
 import sys
@@ -80,14 +79,6 @@ def test_folders_by_the_command(run_of_birds, test_sounds, tmp_path):
     np.testing.assert_allclose(found["embeddings"], own["embeddings"][first], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found["seconds"], own["seconds"][first])
     assert found["file"].tolist() == [b"RN112.wav"]
-    assert facts["root"] == str(folder)
-
-
-def test_a_folder_whose_name_is_no_utf8(run_of_birds, test_sounds, tmp_path):
-    folder = tmp_path / os.fsdecode(b"site \xff")
-    folder.mkdir()
-    (folder / "RN112.wav").write_bytes((test_sounds / "RN112.wav").read_bytes())
-    _, facts = read(embed_segments(run_of_birds, [folder], tmp_path / "site.h5", discard=True))
     assert facts["root"] == str(folder)
 
 

@@ -257,7 +257,7 @@ class TestPipeline:
         assert "; 0 shards made" in capsys.readouterr().out
         for shard in features_folder(config).glob("*.h5"):
             shard.write_bytes(b"damaged")
-        with pytest.raises(PipelineError, match=r"are not in .*wav_16khz any more\. Run stage 2 again"):
+        with pytest.raises(PipelineError, match=r"are not in .*wav_16khz\. Run stage 2 first"):
             load(config, 1)
         resample(config, 1)
         load(config, 1)
