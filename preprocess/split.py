@@ -42,15 +42,15 @@ def choose_sides(recordings: Sequence[Recording], train: Train) -> dict[str, str
     sides = part(recordings, train, **options)
     counts = Counter(sides.values())
     if not counts["validation"]:
-        by_share = part is grouped or counts["holdout"]  # of what is not held out train.validation is held back
+        by_share = part is grouped or (part in (folds, kfold) and counts["holdout"])  # see `_hold_out`
         reason = (
             f"train.validation={train.validation:g} of {len(recordings) - counts['holdout']} recordings"
             if by_share
             else f"train.split={train.split.name} of {len(recordings)} recordings"
         )
         remedy = "Raise it" if by_share else "Choose another split"
-        if train.group_by == "recordist":
-            remedy += ", keep observations together instead of recordists (train.group_by)"
+        if by_share and train.group_by == "recordist":
+            remedy += ", keep observations together instead of recordists (train.group_by, --group-by)"
         raise PipelineError(
             f"{reason} leaves none to choose the best epoch by. {remedy}, or add recordings: every species needs two "
             "or more."
