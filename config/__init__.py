@@ -315,9 +315,10 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
             )
     if mini:
         data = dataclasses.replace(config.data, corpus=f"{config.corpus_dir.name}-mini")
-        bag = math.gcd(config.train.bag, config.train.batch_size)  # whole bags in the smaller batch
-        least = bag / config.train.batch_size if config.train.noise_class else 0.0
-        noise_class = max(config.train.noise_class, least)  # one bag of the smaller batch
+        batch, noise_class = config.train.batch_size, config.train.noise_class
+        bag = math.gcd(config.train.bag, batch // 2 if noise_class else batch)  # whole bags in the smaller batch
+        if noise_class:  # at least one bag of it, and one of species
+            noise_class = min(max(noise_class, bag / batch), 1 - bag / batch)
         name = f"{config.run_dir.name}-mini"
         train = dataclasses.replace(config.train, run=name, bag=bag, noise_class=noise_class)
         config = dataclasses.replace(config, data=data, train=train)

@@ -334,6 +334,7 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         PipelineError: if the run cannot be used, or an export is not equal to it; then the folder stays as it is.
     """
     config, model, loss = load_run(target)
+    wanted = FACTS if read_thresholds(target) else FACTS[:1]
     forms = build(config, model, loss)
     if len(forms) == 1:
         log(f"warning: no form for waveforms: {why_no_waveforms(config)}")
@@ -347,7 +348,7 @@ def export(target: Run, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         paths = {name: write_format(name, forms, parts) for name in names}
         checked = check(parts, examples, expected, names)
         facts = describe(target, config, forms, checked)
-        for name in FACTS[: 2 if read_thresholds(target) else 1]:
+        for name in wanted:
             shutil.copyfile(target.folder / name, parts / name)
         write_text(parts / "README.md", card(target, config, facts))
         earlier = {folder / path.format(form=form) for path in FORMATS.values() for form in SIGNATURES}

@@ -53,7 +53,7 @@ from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
-MOST_LETTERS = 60  # of an input's name in that of its working folder
+MOST_BYTES = 100  # of an input's name in those of files and folders
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
@@ -69,7 +69,7 @@ def as_input(config: Config, inputs: Sequence[Path]) -> Config:
         root = Path(os.path.commonpath(paths))
         options = {"inputs": [str(path.relative_to(root)) for path in paths]}  # as JSON gives it back
     mark = hashlib.sha256("\0".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = f"predict-{named(root)[:MOST_LETTERS]}-{mark}"
+    name = f"predict-{named(root)}-{mark}"
     data = Data("folder", name, config.data.folder, options={"root": str(root), **options})
     return dataclasses.replace(config, data=data)
 
@@ -117,8 +117,10 @@ def find_trained_on(target: Run, scored: Config) -> set[str]:
     known = read_table(manifest, Recording)
     trained = target.trained_on(row.media_id for row in known)
     lengths = {path.stat().st_size for path in files.values() if path.exists()}
-    others = (wavs / wav_name(row.file) for row in known if row.media_id in trained)
-    sounds = {sound_mark(path) for path in others if path.exists() and path.stat().st_size in lengths}
+    others = [path for row in known if row.media_id in trained and (path := wavs / wav_name(row.file)).exists()]
+    if not others:  # removed, such as to save space
+        return found
+    sounds = {sound_mark(path) for path in others if path.stat().st_size in lengths}
     return {media_id for media_id, path in files.items() if path.exists() and sound_mark(path) in sounds}
 
 
@@ -220,9 +222,9 @@ def combine(
     rows = {row.media_id: row for row in find_recordings(config, members[0].shards)}
     root = Path(read_description(config.corpus_dir).get("root", ""))
     heard = {
-        media_id: count / shard.frame_rate
+        media_id: float(shard.times(i, shard.frame_count[i]))
         for shard in members[0].shards
-        for media_id, count in zip(shard.media_id, shard.frame_count.tolist(), strict=True)
+        for i, media_id in enumerate(shard.media_id)
     }
     for together in zip(*(member.results() for member in members), strict=True):
         found = together[0][0]
@@ -392,9 +394,10 @@ def output_path(
 
 
 def named(path: Path) -> str:
-    """Return what an input is called: a folder by its name, a file without its ending."""
+    """Return what an input is called: a folder by its name, a file without its ending; long names are cut."""
     path = path.expanduser().resolve()
-    return (path.stem if path.is_file() else path.name) or "root"
+    name = path.stem if path.is_file() else path.name
+    return os.fsencode(name)[:MOST_BYTES].decode(errors="ignore") or "root"
 
 
 def joined(names: Sequence[str]) -> str:

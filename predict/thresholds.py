@@ -103,13 +103,12 @@ def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
         raise PipelineError(
             f"{path} is damaged or of other species ({error!r}). Make it again: python predict/thresholds.py"
         ) from None
-    if made_for is not None and made_for != digest(target.find_weights(monitor or target.read_config().train.monitor)):
-        log(
-            f"warning: {path} was made for other weights of the run and is not used. Make it again: "
-            f"python predict/thresholds.py --run {target.folder}"
-        )
-        return None
-    return found
+    usual = target.read_config().train.monitor
+    if made_for is None or made_for == digest(target.find_weights(monitor or usual)):
+        return found
+    remedy = f" Make it again: python predict/thresholds.py --run {target.folder}" if monitor in ("", usual) else ""
+    log(f"warning: {path} was made for other weights of the run and is not used.{remedy}")
+    return None
 
 
 def to_logit(scores: np.ndarray) -> np.ndarray:

@@ -95,18 +95,20 @@ def load(config: Config, jobs: int) -> None:
     manifest = Manifest(
         *read_columns(config.corpus_dir / "recordings.csv", Recording, *(own.name for own in fields(Manifest)))
     )
-    refused = read_table(wavs / "rejected.csv", Reject) if (wavs / "rejected.csv").exists() else []
+    refused = read_refused(config, wavs)
     unusable = {reject.file for reject in refused}
     wav_facts = check_wavs(wavs, [wav_name(file) for file in manifest.file])
     folder = features_folder(config)
     sealed = read_seals(folder)
     plans = plan_shards(folder, manifest, [file not in unusable for file in manifest.file])
-    removed = not any(is_there(wav_facts[plan.places]).any() for plan in plans)  # such as to save space
+    removed = not is_there(wav_facts).any()  # such as to save space
+    if removed:
+        wav_facts = read_facts(wavs, [wav_name(file) for file in manifest.file])  # what is known of them
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)
         intact = is_intact(plan.path, sealed.get(plan.path.name))
-        if stamp and intact and stamp[0] == plan.inputs and (removed or is_newer(plan.path, wav_facts[plan.places])):
+        if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, wav_facts[plan.places], removed):
             rejects += stamp[1]
         else:
             todo.append(plan)
@@ -173,9 +175,17 @@ def plan_shards(folder: Path, manifest: Manifest, usable: Sequence[bool]) -> lis
     return plans
 
 
-def is_newer(shard: Path, wavs: np.ndarray) -> bool:
-    """Tell whether a shard is newer than its WAV files, whose facts are as from `look`."""
-    return bool((is_there(wavs) & (wavs[:, 1] < shard.stat().st_mtime_ns)).all())
+def is_newer(shard: Path, wavs: np.ndarray, removed: bool) -> bool:
+    """Tell whether a shard is newer than its WAV files, by facts as from `look`; removed ones may be unknown."""
+    return bool(np.where(is_there(wavs), wavs[:, 1] < shard.stat().st_mtime_ns, removed).all())
+
+
+def read_refused(config: Config, wavs: Path) -> list[Reject]:
+    """Return what stage 2 could not use, also where the resampled recordings were removed with its list of them."""
+    if (wavs / "rejected.csv").exists():
+        return read_table(wavs / "rejected.csv", Reject)
+    known = config.corpus_dir / "rejected.csv"
+    return [row for row in read_table(known, Reject) if row.stage == "resample"] if known.exists() else []
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 # OUT_DIR (default: IN_DIR/../wav_16khz, or wav_<kHz>khz for another rate) mirrors IN_DIR; other formats than WAV get ".wav" appended.
 # Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
-# OUT_DIR/rejected.csv (or FILE): unreadable, truncated, no_samples. Recordings that would clip are attenuated (sox -G).
+# OUT_DIR/rejected.csv (or FILE): empty, unreadable, truncated, no_samples, too_long. Recordings that would clip are attenuated (sox -G).
 # ffmpeg opens M4A, MP4, AAC, AMR, 3GP, WebM, WMA, MKA and Opus; without it these are rejected: no_ffmpeg.
 set -euo pipefail
 unset CDPATH

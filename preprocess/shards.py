@@ -222,7 +222,7 @@ def open_shard(path: Path) -> Shard:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            tables = (*_TABLES, "offset") if "offset" in file else _TABLES
+            tables = (*_TABLES, "offset") if "offset" in file else _TABLES  # the last one is missing in most
             for name in ("frames", "cells", *tables):
                 link = file.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
@@ -245,6 +245,7 @@ def open_shard(path: Path) -> Shard:
             frame_start, frame_count, cell_start = (file[name][:].astype(np.int64) for name in _TABLES[2:])
             cell_frames = int(cells.attrs["cell_frames"])
             edges = np.asarray(cells.attrs["band_edges"], np.int64)
+            offset = file["offset"][:] if "offset" in tables else None
             cell_count = -(-frame_count // max(1, cell_frames))
             fits = (
                 cell_frames >= 1
@@ -255,6 +256,7 @@ def open_shard(path: Path) -> Shard:
                 and (n == 0 or min(frame_start.min(), frame_count.min() - 1, cell_start.min()) >= 0)
                 and (frame_start <= len(frames) - frame_count).all()  # written so that no sum overflows
                 and (cell_start <= len(cells) - cell_count).all()
+                and (offset is None or (offset.dtype == np.float64 and ((offset >= 0) & (offset < np.inf)).all()))
             )
             if not fits:
                 raise PipelineError(f"{path}: its index points outside the data.")
@@ -276,7 +278,7 @@ def open_shard(path: Path) -> Shard:
                 float(frames.attrs["fill_value"]),
                 str(file.attrs["recipe"]),
                 float(file.attrs["frame_rate"]),
-                file["offset"][:].astype(np.float64) if "offset" in file else None,
+                offset,
             )
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 3 again.") from None

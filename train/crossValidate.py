@@ -107,7 +107,10 @@ def check_sides(trials: Sequence[Trial]) -> None:
     Raises:
         PipelineError: naming the fold that has not.
     """
-    rows = training_rows(trials[0].config) if trials else []
+    if not trials:
+        return
+    rows = training_rows(trials[0].config)
+    log(f"checking the sides of {len(trials)} trainings of {len(rows)} recordings")
     for trial in trials:
         try:
             choose_sides(rows, trial.config.train)

@@ -1,4 +1,4 @@
-"""Scores of a ranking, as the BirdCLEF 2016 task defines them, with NumPy and scikit-learn.
+"""Scores of a ranking, as the BirdCLEF 2016 task defines them, with NumPy, SciPy and scikit-learn.
 
 Ties: classes with equal scores all get the worst rank of their group, so a tie never helps and a constant score
 earns the chance of the last place. Recordings without a relevant class have no score (NaN) and are left out.

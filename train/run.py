@@ -120,11 +120,7 @@ class Run:
         """
         if self.has_state():  # before the first epoch is done there is nothing to mix up
             self.check_same(config)
-            if self.read_stamp() != stamp:
-                raise PipelineError(
-                    f"The recordings or features have changed since {self.folder} was started. "
-                    "Start another run with --set train.run=NAME, or remove that folder."
-                )
+            self.check_stamp(stamp)
             if self.read_split() != split:  # such as after a change of groups, which the features do not depend on
                 raise PipelineError(
                     f"The sides of the recordings have changed since {self.folder} was started, so that it would be "
@@ -146,6 +142,14 @@ class Run:
         rows = [{name: getattr(row, name) for name in names} for row in recordings if row.latitude and row.longitude]
         if rows:
             write_rows(self.folder / "places.csv", rows)
+
+    def check_stamp(self, stamp: FeatureStamp) -> None:
+        """Raise a PipelineError if the run was trained on other features."""
+        if self.read_stamp() != stamp:
+            raise PipelineError(
+                f"The recordings or features have changed since {self.folder} was started. "
+                "Start another run with --set train.run=NAME, or remove that folder."
+            )
 
     def check_same(self, config: Config) -> None:
         """Raise a PipelineError that names the settings in which the run differs from config."""

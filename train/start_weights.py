@@ -172,6 +172,8 @@ def _load_run(network: keras.Model, path: Path, class_ids: Sequence[str]) -> lis
         with h5py.File(path, "r") as file:
             stored = _stored_layers(file, network.name)
             for name, layer in weighted_layers(network):
+                if isinstance(layer, Normalization):  # done before the backbone: see `application.Pixels`
+                    continue
                 arrays = stored.get(name, [])
                 fits = [array.shape for array in arrays] == [tuple(weight.shape) for weight in layer.weights]
                 if not fits or (name in OUTPUTS and not same):
@@ -314,6 +316,6 @@ def _load_imagenet(network: keras.Model, backbone: str) -> list[str]:
 
 
 def _assign(weight: Any, array: np.ndarray, name: str) -> None:
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
         raise ValueError(f"{name} holds values that are not finite numbers")
     weight.assign(array)

@@ -151,14 +151,17 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     target = Run(config.run_dir)
     finished = target.is_finished(config)
     agree(identity(config), config.train.epochs, config.train.patience, finished)
+    moved = finished and target.read_config().data.options.get("root") != config.data.options.get("root")
+    if not finished or moved:  # elsewhere there may be other recordings
+        shards = open_shards(features_folder(config), "train")
+        data = open_dataset(config, shards)
+        stamp = stamp_features(config, shards, data.reader)
     if finished:
+        if moved:
+            target.check_stamp(stamp)
         target.take_prediction(config)
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
         return
-    folder = features_folder(config)
-    shards = open_shards(folder, "train")
-    data = open_dataset(config, shards)
-    stamp = stamp_features(config, shards, data.reader)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
     agree(stamp, sides, target.read_history())
     from train.devices import data_parallel

@@ -228,6 +228,8 @@ class TestMini:
             (["train.noise_class=0.05"], 1 / 8),
             (["train.noise_class=0.05", "train.bag=4"], 4 / 8),
             (["train.noise_class=0.3"], 0.3),
+            (["train.noise_class=0.25", "train.bag=16", "train.batch_size=64"], 0.5),
+            (["train.noise_class=0.9", "train.bag=4", "train.batch_size=64"], 0.5),
             ([], 0),
         ):
             train = load(None, overrides, mini=True).train

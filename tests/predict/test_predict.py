@@ -291,6 +291,13 @@ def test_recordings_that_were_trained_on_are_announced(run_of_birds, test_sounds
     printed = capsys.readouterr().out
     assert f"warning: birds was TRAINED on 1 of these 4 recordings, such as {trained[2]}.wav:" in printed
 
+    data = shutil.copytree(run_of_birds.read_config().corpus_dir, run.read_config().corpus_dir)  # of which
+    for path in data.glob("wav_16khz/**/*.wav"):  # the resampled recordings were removed
+        path.unlink()
+    run_predict(run, birds, tmp_path / "run.csv")
+    printed = capsys.readouterr().out
+    assert f"warning: birds was TRAINED on 1 of these 4 recordings, such as {trained[2]}.wav:" in printed
+
 
 def test_the_test_part_was_not_trained_on(run_of_birds, tmp_path, capsys):
     run_predict(run_of_birds, None, tmp_path / "run.csv")
@@ -331,10 +338,11 @@ def test_another_sound_under_the_same_name_is_scored_anew(run_of_birds, expected
     assert after == {"a.wav": before["b.wav"], "b.wav": before["a.wav"]} != before
 
 
-def test_a_file_of_a_very_long_name(run_of_birds, test_sounds, tmp_path):
+def test_a_file_of_a_very_long_name(run_of_birds, test_sounds, tmp_path, monkeypatch):
     path = tmp_path / f"{'x' * 240}.wav"
     shutil.copy(next(iter(sorted(test_sounds.rglob("*.wav")))), path)
-    (written,) = predict([run_of_birds], [path], tmp_path / "out.csv")
+    monkeypatch.setattr("predict.predict.PREDICTIONS", tmp_path)
+    (written,) = predict([run_of_birds], [path])
     assert {line.split(";")[0] for line in written.read_text().splitlines()} == {path.name}
 
 

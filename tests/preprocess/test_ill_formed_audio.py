@@ -246,15 +246,37 @@ class TestPipeline:
         assert "0 files resampled to 16000 Hz" in said
         assert "; 0 shards made" in said
 
-    def test_resampled_recordings_that_were_removed_take_nothing_with_them(self, runs, tmp_path, capsys):
+    def test_what_was_resampled_again_and_removed_is_missed(self, runs, tmp_path):
+        """The features are of the sound before."""
         _, clean, _ = runs
-        shutil.copytree(clean.corpus_dir, tmp_path / "data" / "small")
-        config = small_config(tmp_path, clean.data.options["root"])
-        before = features(config)
-        shutil.rmtree(config.corpus_dir / "wav_16khz")
-        load(config, 1)
-        assert features(config) == before == features(clean)
-        assert "; 0 shards made" in capsys.readouterr().out
+        root = shutil.copytree(clean.data.options["root"], tmp_path / "release")
+        config = small_config(tmp_path, root)
+        for stage in (fetch, resample, load):
+            stage(config, 1)
+        path = root / "TrainingSet/wav/RNgood.wav"
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path, samples[::-1], rate)
+        for stage in (fetch, resample):
+            stage(config, 1)
+        for wav in config.corpus_dir.glob("wav_16khz/**/*.wav"):
+            wav.unlink()
+        with pytest.raises(PipelineError, match="Run stage 2 first"):
+            load(config, 1)
+
+    def test_resampled_recordings_that_were_removed_take_nothing_with_them(self, runs, tmp_path, capsys):
+        dirty, clean, _ = runs
+        for name, whole in (("dirty", dirty), ("small", clean)):
+            shutil.copytree(whole.corpus_dir, tmp_path / name / "data" / "small")
+            config = small_config(tmp_path / name, whole.data.options["root"])
+            before, rejects = features(config), (config.corpus_dir / "rejected.csv").read_bytes()
+            for path in config.corpus_dir.glob("wav_16khz/**/*.wav"):
+                path.unlink()
+            for _ in range(2):
+                load(config, 1)
+                assert features(config) == before == features(whole)
+                assert "; 0 shards made" in capsys.readouterr().out
+                assert (config.corpus_dir / "rejected.csv").read_bytes() == rejects
+                shutil.rmtree(config.corpus_dir / "wav_16khz", ignore_errors=True)
         for shard in features_folder(config).glob("*.h5"):
             shard.write_bytes(b"damaged")
         with pytest.raises(PipelineError, match=r"are not in .*wav_16khz\. Run stage 2 first"):

@@ -447,6 +447,10 @@ CHANGES = {  # what is done to the file: what the message says of it
     "edges beyond the bins": (set_edges([*naive.EDGES[:-1], 201]), "outside"),
     "an edge less": (set_edges(naive.EDGES[:-1]), "outside"),
     "edges that fall": (set_edges([0, 300, *naive.EDGES[2:]]), None),
+    "offset NaN": (lambda file: file.create_dataset("offset", data=[0, 0, np.nan, 0]), "outside"),
+    "offset below": (lambda file: file.create_dataset("offset", data=[0.0, 0, -1, 0]), "outside"),
+    "offset is text": (lambda file: file.create_dataset("offset", data=[b"1"] * 4), "outside"),
+    "an offset less": (lambda file: file.create_dataset("offset", data=[0.0] * 3), "length"),
     "edges that start late": (set_edges([5, *naive.EDGES[1:]]), None),
 }
 

@@ -412,13 +412,27 @@ def test_efficientnet_from_imagenet_is_the_same_after_it_was_kept(monkeypatch, t
     path = tmp_path / "best_val_map.weights.h5"
     model.save_weights(path)
     write_table(tmp_path / "classes.csv", Species, [Species(name, name) for name in CLASSES])
+    old = network()[0]
+    old.set_weights(model.get_weights())
+    layer = next(layer for _, layer in weighted_layers(old.layers[-1]) if isinstance(layer, keras.layers.Normalization))
+    layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), np.array(0)])
+    old.save_weights(tmp_path / "old.weights.h5")  # as runs were before; its means and deviations are not taken
     for load in (
         lambda new: new.load_weights(path),
+        lambda new: prepare(
+            Model("application", start=str(tmp_path / "old.weights.h5"), options=options),
+            new.layers[-1],
+            CLASSES,
+            load=True,
+        ),
         lambda new: prepare(Model("application", start=str(path), options=options), new.layers[-1], CLASSES, load=True),
     ):
         keras.utils.set_random_seed(7)
         new = network()[0]
         load(new)
+        np.testing.assert_allclose(new.predict_on_batch(codes), expected, rtol=1e-4, atol=1e-5)
+        new.save_weights(tmp_path / "new.weights.h5")
+        new.load_weights(tmp_path / "new.weights.h5")
         np.testing.assert_allclose(new.predict_on_batch(codes), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """Training as a whole, on three species that any network learns: results, interruption, and every setting."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -214,6 +215,21 @@ def test_a_finished_run_is_skipped(learned, capsys):
     assert time.monotonic() - started < 2
     assert "is finished: val_map" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in learned.run_dir.iterdir()} == before
+
+
+def test_a_finished_run_of_recordings_elsewhere(learned, monkeypatch, capsys):
+    """They may have moved; others under the same names are not taken for them."""
+    data = dataclasses.replace(learned.data, options=learned.data.options | {"root": "/elsewhere"})
+    moved = dataclasses.replace(learned, data=data)
+    train_network(moved)
+    assert "is finished: val_map" in capsys.readouterr().out
+    stamp = Run(learned.run_dir).read_stamp()
+    monkeypatch.setattr(
+        "train.trainModel.stamp_features", lambda *_: dataclasses.replace(stamp, fingerprint="of others")
+    )
+    train_network(learned)
+    with pytest.raises(PipelineError, match="recordings or features have changed since"):
+        train_network(moved)
 
 
 def test_a_finished_run_refuses_other_settings_and_names_only_those(learned, corpus, home):
