@@ -103,8 +103,10 @@ def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
         raise PipelineError(
             f"{path} is damaged or of other species ({error!r}). Make it again: python predict/thresholds.py"
         ) from None
+    if made_for is None:  # written by hand
+        return found
     usual = target.read_config().train.monitor
-    if made_for is None or made_for == digest(target.find_weights(monitor or usual)):
+    if made_for == digest(target.find_weights(monitor or usual)):
         return found
     remedy = f" Make it again: python predict/thresholds.py --run {target.folder}" if monitor in ("", usual) else ""
     log(f"warning: {path} was made for other weights of the run and is not used.{remedy}")
