@@ -97,13 +97,14 @@ def load(config: Config, jobs: int) -> None:
     )
     refused = read_refused(config, wavs)
     unusable = {reject.file for reject in refused}
-    wav_facts = check_wavs(wavs, [wav_name(file) for file in manifest.file])
+    names = [wav_name(file) for file in manifest.file]
+    wav_facts = check_wavs(wavs, names)
     folder = features_folder(config)
     sealed = read_seals(folder)
     plans = plan_shards(folder, manifest, [file not in unusable for file in manifest.file])
     removed = not is_there(wav_facts).any()  # such as to save space
     if removed:
-        wav_facts = read_facts(wavs, [wav_name(file) for file in manifest.file])  # what is known of them
+        wav_facts = read_facts(wavs, names)  # what is known of them
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)

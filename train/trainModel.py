@@ -135,6 +135,13 @@ def tell_recordings_apart(reader: SegmentReader, sides: np.ndarray) -> Dataset:
     return Dataset(reader, species, labels, csr_array((len(sides), len(used)), dtype=bool), sides)
 
 
+def open_stamped(config: Config) -> tuple[Dataset, FeatureStamp]:
+    """Return what `open_dataset` makes of the training shards, and what a run keeps of them."""
+    shards = open_shards(features_folder(config), "train")
+    data = open_dataset(config, shards)
+    return data, stamp_features(config, shards, data.reader)
+
+
 @alone(lambda config: config.run_dir)
 def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lambda history: False) -> None:
     """Train, or go on training, the network of a configuration, and write its run directory.
@@ -151,17 +158,13 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     target = Run(config.run_dir)
     finished = target.is_finished(config)
     agree(identity(config), config.train.epochs, config.train.patience, finished)
-    moved = finished and target.read_config().data.options.get("root") != config.data.options.get("root")
-    if not finished or moved:  # elsewhere there may be other recordings
-        shards = open_shards(features_folder(config), "train")
-        data = open_dataset(config, shards)
-        stamp = stamp_features(config, shards, data.reader)
     if finished:
-        if moved:
-            target.check_stamp(stamp)
+        if target.read_config().data.options.get("root") != config.data.options.get("root"):
+            target.check_stamp(open_stamped(config)[1])  # elsewhere there may be other recordings
         target.take_prediction(config)
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
         return
+    data, stamp = open_stamped(config)
     sides = dict(zip(data.reader.media_id, data.sides.tolist(), strict=True))
     agree(stamp, sides, target.read_history())
     from train.devices import data_parallel

@@ -82,8 +82,13 @@ def open_backbone(name: str) -> Callable[..., keras.Model]:
 
 def _standardise(pixels: Any) -> Any:
     """Return pixels with mean 0 and deviation 255, of which EfficientNet's first layer takes the 255th part."""
-    mean, deviation = (ops.convert_to_tensor(values, "float32") for values in (PIXEL_MEAN, PIXEL_DEVIATION))
+    mean, deviation = _statistics()
     return (pixels - mean) / deviation * 255.0
+
+
+def _statistics() -> tuple[Any, Any]:
+    """Return the mean and the deviation of ImageNet's pixels as tensors of the back end, float32 [3]."""
+    return ops.convert_to_tensor(PIXEL_MEAN, "float32"), ops.convert_to_tensor(PIXEL_DEVIATION, "float32")
 
 
 class Pixels(layers.Layer):
@@ -107,7 +112,7 @@ class Pixels(layers.Layer):
             image = ops.repeat(image, 3, axis=-1)
         if self.values == "unit":
             return self.preprocess(image * 255.0)
-        mean, deviation = (ops.convert_to_tensor(values, "float32") for values in (PIXEL_MEAN, PIXEL_DEVIATION))
+        mean, deviation = _statistics()
         return self.preprocess(image * deviation + mean)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
