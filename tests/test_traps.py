@@ -195,6 +195,9 @@ CHANGED = {  # (part, option) -> options of both, options of the second
     ("milsed", "blocks"): ({}, {"blocks": 2}),
     ("simplecnn", "momentum"): ({"batch_normalisation": True}, {"momentum": 0.5}),
     ("resnext", "groups"): ({}, {"groups": 4}),
+    ("efficientnet", "width"): ({}, {"width": 0.3}),
+    ("efficientnet", "depth"): ({}, {"depth": 0.6}),
+    ("efficientnet", "drop_path"): ({"depth": 0.3}, {"drop_path": 0.5}),  # with a block that can be left out
     ("vggish network", "patch_frames"): ({}, {"patch_frames": 20}),
     ("convlstm", "patch_frames"): ({}, {"patch_frames": 5}),
     ("pooled", "sharpness"): ({"pool": "log_mean_exp"}, {"sharpness": 2.0}),

@@ -84,6 +84,47 @@ def test_residual_networks_as_torchvision_counts_them(name, options, published):
     assert sum(layer.use_bias for layer in of_kind(network, kinds.Conv2D)) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "published"),
+    [
+        ("convnext", {"width": 96, "stages": (3, 3, 9, 3)}, 28_589_128),
+        ("convnext", {"width": 96, "stages": (3, 3, 27, 3)}, 50_223_688),
+        ("efficientnet", {"width": 1.0, "depth": 1.0}, 5_288_548),
+        ("efficientnet", {"width": 1.0, "depth": 1.1}, 7_794_184),
+        ("efficientnet", {"width": 1.2, "depth": 1.4}, 12_233_232),
+    ],
+)
+def test_scaled_up_small_networks_are_the_published_ones(name, options, published):
+    """ConvNeXt-T and -S, EfficientNet-B0, -B1 and -B3, as torchvision counts what is trained."""
+    assert trainable(build(name, (64, 64, 3), 1000, **options)) == published
+
+
+def test_a_block_left_out():
+    """With a share of 1 the last block is its shortcut in training, whatever its weights; never in prediction."""
+    network = small("convnext", drop_path=1.0)
+    last = of_kind(network, kinds.Add)[-1]
+    model = keras.Model(network.input, [last.input[0], last.output])
+    bins, frames, _ = SMALL["convnext"]
+    image = np.random.default_rng(0).normal(size=(3, bins, frames, 1)).astype(np.float32)
+    before, after = (np.array(part) for part in model(image, training=True))
+    np.testing.assert_array_equal(before, after)
+    before, after = (np.array(part) for part in model(image, training=False))
+    assert (before != after).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shares"),
+    [
+        ("convnext", {"width": 4, "stages": (1, 2), "drop_path": 0.3}, [0, 0.15, 0.3]),
+        # 10 blocks, of which the second of the fourth, fifth and sixth stage have a shortcut
+        ("efficientnet", {"width": 1.0, "depth": 0.5, "drop_path": 0.9, "dropout": 0.0}, [0.4, 0.6, 0.8]),
+    ],
+)
+def test_deeper_blocks_are_left_out_more_often(name, options, shares):
+    network = build(name, (64, 64, 1), 2, **options)
+    assert [layer.rate for layer in of_kind(network, kinds.Dropout)] == pytest.approx(shares)
+
+
 @pytest.mark.slow
 def test_vggish():
     """72.14 M up to the embedding; 100 hidden units and the logits come on top."""
