@@ -138,6 +138,7 @@ class Features:
     mask: bool = True  # set the cells without information to 0
     drop_columns: bool = True  # remove the frames that the mask leaves empty
     segment_frames: Positive = 310  # frames a network sees at once; 310 x 16 ms = 5 s
+    padding: Literal["silence", "repeat"] = "silence"  # what a recording that is shorter than a segment ends with
     frontend: Part = field(default_factory=lambda: Part(""))  # that runs in the model, for the recipe waveform
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -36,13 +36,13 @@ from scipy.io import wavfile
 
 from config import PROJECT, VERSION, Config, PipelineError
 from config.commandline import log, run
-from predict.scores import load_run, open_reader
+from predict.scores import load_run
 from predict.thresholds import read_thresholds
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
 from preprocess.resample import wav_folder, wav_name
-from preprocess.segments import open_shards
+from preprocess.segments import open_shards, open_view
 from train.metrics import without_nan
 from train.run import Run, last_run, write_text
 
@@ -121,7 +121,7 @@ def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray
             found.append(np.array(sound[:samples], np.float32) / FULL_SCALE)
     examples["waveforms"][: len(found)] = found or examples["waveforms"][:0]
     shards = open_shards(features_folder(config), "train")
-    reader = open_reader(config, shards)
+    reader = open_view(shards, config.features)
     if reader.dtype != np.int16:
         encoding = reader.encoding
         chosen = np.arange(min(EXAMPLES, len(reader)))

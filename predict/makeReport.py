@@ -39,7 +39,7 @@ from preprocess.metadata import read_truth
 from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, plt, table, write_page
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, Reject, Species, read_table
-from preprocess.segments import SegmentReader, open_shards
+from preprocess.segments import SegmentReader, open_shards, open_view
 from train.generateImages import GAP, draw, draw_beside_raw, is_changed
 from train.hardware_log import read_hardware_log
 from train.metrics import average_precision, main_species
@@ -117,11 +117,11 @@ def gather(target: Run) -> Facts:
 
 def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
     """Score the validation recordings of a run with its best weights."""
-    from predict.scores import load_run, open_reader
+    from predict.scores import load_run
     from train.scoring import score_recordings
 
     config, model, loss = load_run(target)
-    reader = open_reader(config, open_shards(features_folder(config), "train"))
+    reader = open_view(open_shards(features_folder(config), "train"), config.features)
     split = target.read_split()
     chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
     if not chosen:
@@ -168,7 +168,7 @@ def open_views(config: Config, part: str) -> tuple[SegmentReader, SegmentReader]
     features = config.features
     shards = open_shards(features_folder(config), part)
     return (
-        SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns),
+        open_view(shards, features),
         SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False),
     )
 

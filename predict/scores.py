@@ -26,7 +26,7 @@ from config.commandline import progress
 from preprocess.alone import alone_in
 from preprocess.cluster import has_cluster, spread
 from preprocess.seals import check_content, checksum, read_seals, seal_content
-from preprocess.segments import SegmentReader, list_segments
+from preprocess.segments import list_segments, open_view
 from preprocess.shards import Shard, open_shard, read_stamp
 from preprocess.whole import make_room, whole_file
 from train.run import Run
@@ -138,7 +138,7 @@ def _make_scores(
     output: Output,
 ) -> tuple[int, float]:
     counts = [
-        len(list_segments(reader := open_reader(config, [shard]), range(len(reader)), config.predict.hop)[0])
+        len(list_segments(reader := open_view([shard], config.features), range(len(reader)), config.predict.hop)[0])
         for shard in todo
     ]
     blocks = sum(-(-count // SEGMENTS_AT_ONCE) for count in counts)
@@ -155,17 +155,11 @@ def _make_scores(
     return sum(counts), sum(counts) * config.features.segment_frames / todo[0].frame_rate
 
 
-def open_reader(config: Config, shards: Sequence[Shard]) -> SegmentReader:
-    """Return the view of shards that the network of a configuration expects."""
-    features = config.features
-    return SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
-
-
 def score_shard(folder: Path, config: Config, shard: Shard, mark: str, model: Any) -> Iterator[None]:
     """Write the scores of a shard; yield after every `SEGMENTS_AT_ONCE` segments."""
     from train.scoring import segment_logits
 
-    reader = open_reader(config, [shard])
+    reader = open_view([shard], config.features)
     owners, starts = list_segments(reader, range(len(reader)), config.predict.hop)
     with whole_file(folder / shard.path.name) as partial:
         make_room(partial, (1 << 16) + len(owners) * (4 * model.output_shape[-1] + 16) + 8 * len(reader))

@@ -91,6 +91,31 @@ class KeepAll:
         return np.ones((-(-self.frames // self.cell_frames), 1), np.uint8)
 
 
+class SilenceMask(KeepAll):
+    """Leaves digital silence out: cells without one value from a level on, unless a cell beside them has one.
+
+    They are neither signal nor noise: whoever asks for noise wants that of a place, not of a codec.
+    """
+
+    def __init__(self, cell_frames: int, level: float) -> None:
+        """Start a recording; `level` is in the units of its values."""
+        super().__init__(cell_frames)
+        self.level = level
+        self.heard: list[np.ndarray] = []
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next frames, float32 [frames, bins(, channels)]."""
+        super().add(block)
+        self.heard.append((block >= self.level).reshape(len(block), -1).any(axis=1))
+
+    def cells(self) -> np.ndarray:
+        """Return the mask, uint8 [cells, 1]: 1 sound, 2 silence."""
+        heard = np.concatenate(self.heard)
+        starts = np.arange(0, len(heard), self.cell_frames)
+        kept = dilate(np.logical_or.reduceat(heard, starts)[:, None])
+        return np.where(kept, 1, 2).astype(np.uint8)
+
+
 class SignalNoiseMask:
     """Separates the frames of a recording into signal, noise and neither.
 

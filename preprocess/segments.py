@@ -3,7 +3,7 @@
 The 2016 view sets dropped cells to 0, removes the frames that are left empty and cuts the rest into consecutive
 segments; the last one ends with the recording and so overlaps the one before. A recording that is shorter than a
 segment is padded on the right, one that is dropped entirely stays whole, as padding. Padding and dropped cells get
-the fill value of the front end: 0 in the 2016 view, silence elsewhere.
+the fill value of the front end: 0 in the 2016 view, silence elsewhere. Or a short recording is repeated instead.
 """
 
 import mmap
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import PipelineError
+from config import Features, PipelineError
 from preprocess.mask import kept_columns, noise_columns
 from preprocess.recipes import Encoding
 from preprocess.seals import is_intact, read_seals
@@ -25,7 +25,13 @@ class SegmentReader:
     """Random access to the segments of all recordings in some shards, in the order of the shards."""
 
     def __init__(
-        self, shards: Sequence[Shard], segment_frames: int, mask: bool, drop_columns: bool, noise: bool = False
+        self,
+        shards: Sequence[Shard],
+        segment_frames: int,
+        mask: bool,
+        drop_columns: bool,
+        noise: bool = False,
+        repeat: bool = False,
     ) -> None:
         """Open a view.
 
@@ -35,20 +41,21 @@ class SegmentReader:
             mask: set dropped cells to 0.
             drop_columns: remove frames that the mask leaves empty; without `mask` the rest stays unmasked.
             noise: with `drop_columns`, keep the frames that the mask takes for noise instead.
+            repeat: fill what is shorter than a segment up with itself instead of padding.
         """
         if not shards:
             raise PipelineError("There are no features. Run stage 3: ./doall.sh --stage 3 --stop-stage 3")
         if not noise and all((shard.cells == 1).all() for shard in shards):
             mask = drop_columns = False  # nothing to leave out, as with front ends that have no mask
         self.shards, self.segment_frames = list(shards), segment_frames
-        self.mask, self.drop_columns = mask, drop_columns
+        self.mask, self.drop_columns, self.repeat = mask, drop_columns, repeat
         first = shards[0]
         self.encoding = Encoding(first.frames.dtype.name, first.scale_factor, first.add_offset, first.fill_value)
         self.dtype, self.shape, self.cell_frames = first.frames.dtype, first.frames.shape[1:], first.cell_frames
         self.fill, self.frame_rate = self.encoding.fill_code, first.frame_rate
         self.read_bytes = 0
         self.band_of_bin = np.repeat(np.arange(len(first.edges) - 1), np.diff(first.edges))
-        self.in_cell = np.arange(self.cell_frames)
+        self.in_cell, self.in_segment = np.arange(self.cell_frames), np.arange(segment_frames)
         self.cell_of_frame = np.arange(segment_frames + self.cell_frames) // self.cell_frames
         self.media_id = [media_id for shard in shards for media_id in shard.media_id]
         sizes = [len(shard.media_id) for shard in shards]
@@ -107,6 +114,11 @@ class SegmentReader:
         self._stay_small(out.nbytes)
         fill = self._read_masked if self.mask or self.drop_columns else self._read_plain
         for i, (recording, start) in enumerate(zip(recordings, starts, strict=True)):
+            length = self.frames_left[recording]
+            if self.repeat and length < self.segment_frames:
+                fill(int(recording), 0, out[i])
+                out[i] = out[i, (start + self.in_segment) % length]
+                continue
             pad = max(0, -int(start))
             out[i, :pad] = self.fill
             fill(int(recording), max(0, int(start)), out[i, pad:])
@@ -155,6 +167,17 @@ class SegmentReader:
             out |= ((keep ^ 1) * self.fill).take(cell, 0)
         else:
             np.copyto(out, self.fill, where=keep.take(cell, 0) == 0)
+
+
+def open_view(shards: Sequence[Shard], features: Features) -> SegmentReader:
+    """Return the view of some shards that the section [features] asks for."""
+    return SegmentReader(
+        shards,
+        features.segment_frames,
+        features.mask,
+        features.drop_columns,
+        repeat=features.padding == "repeat",
+    )
 
 
 def open_shards(folder: Path, part: str) -> list[Shard]:

@@ -37,9 +37,9 @@ from preprocess.alone import TURN, alone_in
 from preprocess.recordings import Recording, read_table
 from preprocess.split import choose_sides
 from train.metrics import bootstrap_interval
-from train.run import Run, write_rows, write_text
+from train.run import Run, resolve, write_rows, write_text
 from train.scored import ensemble, read_scored, write_scored
-from train.trainModel import resolve, train
+from train.trainModel import train
 
 FIGURES = {"top1": "top-1 accuracy", "map": "MAP, main species"}
 

@@ -23,7 +23,7 @@ STORE_ONLY = frozenset(
         "storage",
         *("bands", "cell_frames", "loudest", "level_factor", "dilate"),
         *("signal", "noise", "median_seconds"),
-        *("clean", "high_pass"),
+        *("clean", "high_pass", "silence"),
     )
 )
 
@@ -49,8 +49,8 @@ class FrontEnd(keras.layers.Layer):
 class StoredView(keras.layers.Layer):
     """Turns the values of a front end into what the network gets of a recording of exactly that length.
 
-    They are rounded as the store rounds them, cells that the energy mask drops get the fill value, and frames that it
-    leaves empty go: the rest moves to the front, and the end is filled up (preprocess/mask.py, preprocess/segments.py).
+    They are rounded as the store rounds them, cells that the mask drops get the fill value, and frames that it leaves
+    empty go: the rest moves to the front, and the end is filled up (preprocess/mask.py, preprocess/segments.py).
     """
 
     def __init__(self, recipe: Any, features: Features, **kwargs: Any) -> None:
@@ -61,10 +61,12 @@ class StoredView(keras.layers.Layer):
     def call(self, values: Any) -> Any:
         """Return values [batch, frames, bins(, channels)] of the same shape."""
         stored = self.rounded(values)
-        if not isinstance(self.recipe, birdclef2016.Recipe) or not (self.features.mask or self.features.drop_columns):
+        silence = getattr(self.recipe, "silence", 0.0)
+        has_mask = silence or isinstance(self.recipe, birdclef2016.Recipe)
+        if not has_mask or not (self.features.mask or self.features.drop_columns):
             return stored
-        kept = self.kept_cells(values)
-        frames = values.shape[1]
+        kept = self.heard_cells(values, silence) if silence else self.kept_cells(values)
+        frames, further = values.shape[1], (None,) * (len(values.shape) - 3)  # channels are masked alike
         fill = self.recipe.encoding.fill_code * self.recipe.encoding.scale_factor + self.recipe.encoding.add_offset
         cell_of_frame, widths = np.arange(frames) // self.recipe.cell_frames, np.diff(self.recipe.edges)
         columns = ops.ones_like(kept[..., 0])
@@ -74,13 +76,17 @@ class StoredView(keras.layers.Layer):
             columns = ops.cast(columns, "float32")
         if self.features.mask:
             band_of_bin = np.repeat(np.arange(len(widths)), widths)
-            shown = ops.take(ops.take(kept, cell_of_frame, axis=1), band_of_bin, axis=2)
+            shown = ops.take(ops.take(kept, cell_of_frame, axis=1), band_of_bin, axis=2)[(..., *further)]
             stored = stored * shown + fill * (1 - shown)
         here = ops.take(columns, cell_of_frame, axis=1)
-        place = np.arange(frames, dtype=np.float32)
-        order = ops.argsort((1 - here) * frames + place, axis=1)
-        stored = ops.take_along_axis(stored, ops.cast(order[..., None], "int32"), axis=1)
-        inside = ops.cast(place < ops.sum(here, axis=1, keepdims=True), "float32")[..., None]  # none: all is padding
+        place, count = np.arange(frames, dtype=np.float32), ops.sum(here, axis=1, keepdims=True)
+        order = ops.cast(ops.argsort((1 - here) * frames + place, axis=1), "int32")
+        inside = place < count  # none: all is padding
+        if self.features.padding == "repeat":
+            place = ops.mod(np.arange(frames, dtype=np.int32), ops.maximum(ops.cast(count, "int32"), 1))
+            order, inside = ops.take_along_axis(order, place, axis=1), ops.logical_and(inside[:, :1], place >= 0)
+        stored = ops.take_along_axis(stored, order[(..., None, *further)], axis=1)
+        inside = ops.cast(inside, "float32")[(..., None, *further)]
         return stored * inside + fill * (1 - inside)
 
     def rounded(self, values: Any) -> Any:
@@ -117,11 +123,21 @@ class StoredView(keras.layers.Layer):
         level = recipe.level_factor * (mean + deviation)
         means, peaks = ops.concatenate(means, axis=1), ops.concatenate(peaks, axis=1)
         kept = ops.cast(ops.logical_and(means >= 0, peaks >= level[:, None]), "float32")
-        if not recipe.dilate:
-            return kept
-        across = ops.maximum(ops.pad(kept[:, 1:], _AFTER), ops.pad(kept[:, :-1], _BEFORE))
-        along = ops.maximum(ops.pad(kept[:, :, 1:], _RIGHT), ops.pad(kept[:, :, :-1], _LEFT))
-        return ops.maximum(kept, ops.maximum(across, along))
+        return dilate(kept) if recipe.dilate else kept
+
+    def heard_cells(self, values: Any, level: float) -> Any:
+        """Return the cells that hold sound, or lie beside one that does, float32 0 or 1, [batch, cells, 1]."""
+        length, frames = self.recipe.cell_frames, values.shape[1]
+        heard = ops.cast(ops.max(values, axis=tuple(range(2, len(values.shape)))) >= level, "float32")
+        heard = ops.pad(heard, [[0, 0], [0, -frames % length]])
+        return dilate(ops.max(ops.reshape(heard, (-1, -(-frames // length), length)), axis=2)[..., None])
+
+
+def dilate(kept: Any) -> Any:
+    """Keep the four neighbours of every kept cell, [batch, cells, bands]."""
+    across = ops.maximum(ops.pad(kept[:, 1:], _AFTER), ops.pad(kept[:, :-1], _BEFORE))
+    along = ops.maximum(ops.pad(kept[:, :, 1:], _RIGHT), ops.pad(kept[:, :, :-1], _LEFT))
+    return ops.maximum(kept, ops.maximum(across, along))
 
 
 _BEFORE, _AFTER = [[0, 0], [1, 0], [0, 0]], [[0, 0], [0, 1], [0, 0]]

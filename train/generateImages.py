@@ -29,7 +29,7 @@ from config import Config, Model, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
-from preprocess.segments import SegmentReader, open_shards
+from preprocess.segments import SegmentReader, open_shards, open_view
 from preprocess.whole import whole_file
 
 RANGE = (-1.5, 5.5)  # log10(LSB^2/Hz) from black to white; quieter and louder values are clipped
@@ -117,7 +117,7 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
     if not shards:
         raise PipelineError(f"{folder} holds no {part} part.")
     features = config.features
-    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    view = open_view(shards, features)
     class_of = {row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     tasks = []
     for recording, media_id in enumerate(view.media_id):
@@ -148,7 +148,7 @@ def as_name(text: str) -> str:
 
 def _draw_all(config: Config, part: str, tasks: list[tuple[int, int, Path]], raw: bool) -> None:
     shards, features = open_shards(features_folder(config), part), config.features
-    view = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    view = open_view(shards, features)
     plain = SegmentReader(shards, features.segment_frames, mask=False, drop_columns=False)
     for recording, start, path in tasks:
         pixels = draw_beside_raw(view, plain, recording, start, config) if raw else draw(view, recording, start, config)

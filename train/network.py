@@ -183,13 +183,13 @@ def check_dynamic_range(config: Config, encoding: Encoding) -> None:
 
 def add_attention(network: keras.Model, classes: int) -> keras.Model:
     """Return a network with one more output per class, beside the logits: its weight among a recording's segments."""
-    weights = keras.layers.Dense(classes, dtype="float32", name="attention")(network.layers[-1].input)
+    weights = keras.layers.Dense(classes, dtype="float32", name="attention")(network.get_layer("logits").input)
     joined = keras.layers.Concatenate(dtype="float32")([network.output, weights])
     return keras.Model(network.input, joined, name=network.name)
 
 
 def embed(model: keras.Model) -> keras.Model:
-    """Return a model from codes to what the logits of `model` are a linear function of, float [batch, features].
+    """Return a model from codes to what the layer `logits` of `model` is a linear function of, float [batch, features].
 
     Raises:
         PipelineError: if the network has no dense layer named logits.

@@ -37,7 +37,7 @@ from config.commandline import log
 from preprocess.alone import TURN, alone_in
 from preprocess.audio import is_audio
 from preprocess.manifest import digest
-from preprocess.recipes import Encoding
+from preprocess.recipes import Encoding, open_recipe
 from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.seals import TABLE as SEALS
 from preprocess.seals import check_content, is_intact, read_seals, seal, seal_content, write_seals
@@ -152,8 +152,11 @@ class Run:
             )
 
     def check_same(self, config: Config) -> None:
-        """Raise a PipelineError that names the settings in which the run differs from config."""
-        old, new = identity(self.read_config()), identity(config)
+        """Raise a PipelineError that names the settings in which the run differs from config.
+
+        An option that did not exist when the run was started has its default, by which nothing changes.
+        """
+        old, new = (identity(resolve(settings)) for settings in (self.read_config(), config))
         keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if keys:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys)
@@ -445,6 +448,26 @@ def plateau_scale(history: list[dict[str, float]], factor: float, patience: int)
         if waited == patience:
             scale, waited = scale * factor, 0
     return scale
+
+
+def resolve(config: Config) -> Config:
+    """Return the configuration with every option of recipe, front end and network written out."""
+    from train.models import open_network
+
+    features = config.features
+    recipe, frontend = asdict(open_recipe(features)), features.frontend
+    if frontend.name:
+        from train.frontend import frontend_options
+
+        frontend = replace(frontend, options=frontend_options(features))
+    _, options = open_network(config.model)
+    return replace(
+        config,
+        data=replace(config.data, corpus=config.corpus_dir.name),
+        features=replace(features, options=recipe, frontend=frontend),
+        model=replace(config.model, options=options),
+        train=replace(config.train, run=config.run_dir.name),
+    )
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from preprocess.alone import alone
 from preprocess.loadData import features_folder
 from preprocess.recipes import describe, open_recipe
 from preprocess.recordings import Recording, Species, read_table
-from preprocess.segments import SegmentReader, open_shards
+from preprocess.segments import SegmentReader, open_shards, open_view
 from preprocess.shards import Shard, read_stamp
 from preprocess.split import split
 from train.metrics import per_class, without_nan
@@ -47,6 +47,7 @@ from train.run import (
     identity,
     is_over,
     plateau_scale,
+    resolve,
     stops_early,
     write_rows,
 )
@@ -94,7 +95,7 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
         PipelineError: if shards and manifest do not fit together, or a side would be empty.
     """
     features = config.features
-    reader = SegmentReader(shards, features.segment_frames, features.mask, features.drop_columns)
+    reader = open_view(shards, features)
     by_id = {row.media_id: row for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     try:
         rows = [by_id[media_id] for media_id in reader.media_id]
@@ -449,26 +450,6 @@ def class_rows(side: str, data: Dataset, scoring: Any) -> list[dict[str, Any]]:
         names = {"class_id": kind.class_id, "scientific_name": kind.scientific_name}
         rows.append({"side": side, **names, "trained_on": int(count)} | without_nan(shown))
     return rows
-
-
-def resolve(config: Config) -> Config:
-    """Return the configuration with every option of recipe, front end and network written out."""
-    from train.models import open_network
-
-    features = config.features
-    recipe, frontend = dataclasses.asdict(open_recipe(features)), features.frontend
-    if frontend.name:
-        from train.frontend import frontend_options
-
-        frontend = dataclasses.replace(frontend, options=frontend_options(features))
-    _, options = open_network(config.model)
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, corpus=config.corpus_dir.name),
-        features=dataclasses.replace(features, options=recipe, frontend=frontend),
-        model=dataclasses.replace(config.model, options=options),
-        train=dataclasses.replace(config.train, run=config.run_dir.name),
-    )
 
 
 def stamp_features(config: Config, shards: Sequence[Shard], reader: SegmentReader) -> FeatureStamp:

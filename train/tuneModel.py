@@ -43,8 +43,8 @@ from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
 from preprocess.whole import whole_file
-from train.run import DivergedError, Run, write_rows
-from train.trainModel import resolve, train
+from train.run import DivergedError, Run, resolve, write_rows
+from train.trainModel import train
 
 MAX_FAILURES = 3  # trials that fail one after the other before the search gives up
 # Features that are views of the same shards; the others would need stages 2 and 3 for every trial.

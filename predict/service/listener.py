@@ -22,12 +22,12 @@ from predict.detections import Result, conclude
 from predict.drawing import draw_sound
 from predict.formats import Facts
 from predict.formats.tables import as_json
-from predict.scores import judge, load_run, open_reader
+from predict.scores import judge, load_run
 from predict.thresholds import read_thresholds
 from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Species
 from preprocess.resample import SCRIPT, wav_name
-from preprocess.segments import list_segments
+from preprocess.segments import list_segments, open_view
 from preprocess.shards import open_shard, write_shard
 from train.run import Run
 
@@ -222,7 +222,7 @@ class Listener:
         rejects = write_shard(path, self.recipe, self.facts.options, wav.parent, [(row, wav.name)], "")
         if rejects:
             raise SoundError("empty", f"The sound is too short ({rejects[0].detail}).")
-        reader = open_reader(self.config, [open_shard(path)])
+        reader = open_view([open_shard(path)], self.config.features)
         owners, starts = list_segments(reader, [0], self.facts.settings.hop)
         with self.network:
             logits = segment_logits(self.model, reader, owners, starts, self.batch)

@@ -75,8 +75,11 @@ def open_recipe(features: Features) -> Any:
 
 def describe(recipe: Any, name: str) -> str:
     """Return the resolved recipe and how it is stored as JSON, which every shard carries."""
+    options = dataclasses.asdict(recipe)
+    if not options.get("silence"):
+        options.pop("silence", None)
     step = {"step": recipe.step} if getattr(recipe, "step", USUAL_STEP) != USUAL_STEP else {}
-    return json.dumps({"recipe": name, **dataclasses.asdict(recipe), **step}, sort_keys=True)
+    return json.dumps({"recipe": name, **options, **step}, sort_keys=True)
 
 
 def folder_name(recipe: Any, name: str) -> str:

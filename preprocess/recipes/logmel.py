@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from config import Between, ConfigError
-from preprocess.mask import KeepAll
+from preprocess.mask import KeepAll, SilenceMask
 from preprocess.mel import mel_matrix
 from preprocess.recipes import USUAL_STEP, Encoding
 from preprocess.spectrogram import count_frames, cut_blocks, hann, power_spectra, read_samples
@@ -20,6 +20,7 @@ FULL_SCALE = 32768  # of 16-bit sound; amplitudes are shares of it
 BLOCK_FRAMES = 240  # computed at once
 LOBES = 8  # widths of a bin on either side of a tone
 CELL_FRAMES = 30  # of the mask, which keeps everything
+SILENT_SECONDS = 0.2  # length of a cell where silence is left out
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,16 @@ class Recipe(MelBands):
 
     decibel: Literal[10, 20] = 10  # times log10 of the sum
     floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
+    silence: Annotated[float, Between(-300, 0)] = 0.0  # dB; stretches without a louder band are left out; 0: none
+
+    @property
+    def cell_frames(self) -> int:
+        """Frames per cell of the mask."""
+        return max(1, round(SILENT_SECONDS * self.frame_rate)) if self.silence else CELL_FRAMES
+
+    def new_mask(self) -> KeepAll:
+        """Return the mask of a new recording."""
+        return SilenceMask(self.cell_frames, self.silence) if self.silence else super().new_mask()
 
     @property
     def encoding(self) -> Encoding:

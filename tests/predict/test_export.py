@@ -1,5 +1,6 @@
 """Exports: the front end with rounding and mask in the model, and every format loaded by its own runtime."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,9 +14,9 @@ from predict.exportModel import FORMATS, build, check, export, find_examples, se
 from predict.predict import predict
 from predict.runfile import read_run_file
 from predict.scores import load_run
-from preprocess.recipes import birdclef2016, logmel, open_recipe
+from preprocess.recipes import birdclef2016, logmel, open_recipe, threewindows
 from preprocess.recordings import Recording
-from preprocess.segments import SegmentReader
+from preprocess.segments import open_view
 from preprocess.shards import open_shard, write_shard
 from tests.predict.test_predict import copied
 from train.frontend import FrontEnd, StoredView
@@ -29,9 +30,7 @@ def stored(recipe, features, sounds, folder) -> np.ndarray:
         soundfile.write(folder / f"{i}.wav", sound, recipe.sample_rate, subtype="PCM_16")
         rows.append((Recording(str(i), f"{i}.wav", part="test"), f"{i}.wav"))
     assert write_shard(folder / "test-00000-of-00001.h5", recipe, "{}", folder, rows, "x") == []
-    reader = SegmentReader(
-        [open_shard(folder / "test-00000-of-00001.h5")], features.segment_frames, features.mask, features.drop_columns
-    )
+    reader = open_view([open_shard(folder / "test-00000-of-00001.h5")], features)
     codes = reader.read(range(len(sounds)), [0] * len(sounds))
     return codes * reader.encoding.scale_factor + reader.encoding.add_offset
 
@@ -73,6 +72,28 @@ def test_rounding_of_mel_bands(tmp_path):
     expected = stored(recipe, features, sounds, tmp_path)
     found = StoredView(recipe, features)(FrontEnd(recipe)(sounds.astype(np.float32) / 32768))
     assert (np.abs(keras.ops.convert_to_numpy(found) - expected) > 1e-3).mean() < 2e-3
+
+
+@pytest.mark.parametrize("padding", ["silence", "repeat"])
+@pytest.mark.parametrize("drop", [True, False])
+@pytest.mark.parametrize("recipe", [
+    logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, floor=1e-10, silence=-70.0),
+    threewindows.Recipe(silence=-99.0),
+])  # fmt: skip
+def test_silence_is_left_out_as_in_the_store(tmp_path, recipe, drop, padding):
+    """Sounds of some seconds between digital silences, one without any and one of nothing else."""
+    features = Features(drop_columns=drop, padding=padding, segment_frames=160)
+    sounds = birds(6, 159 * recipe.hop + recipe.window, recipe.sample_rate)
+    for i, sound in enumerate(sounds[:4]):
+        sound[i * 9000 + 4000 :] = 0
+        sound[: i * 3000] = 0
+    expected = stored(recipe, features, sounds, tmp_path)
+    found = StoredView(recipe, features)(FrontEnd(recipe)(sounds.astype(np.float32) / 32768))
+    assert (np.abs(keras.ops.convert_to_numpy(found) - expected) > 1e-3).mean() < 2e-3
+    if padding == "repeat":
+        plain = stored(dataclasses.replace(recipe, silence=0.0), features, sounds, tmp_path)
+        changed = (plain != expected).mean(axis=tuple(range(1, plain.ndim)))
+        assert (changed > 0.2).tolist() == [drop] * 4 + [False] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The mel front ends against librosa and TensorFlow's mel matrix, the others against plain definitions."""
 
+import dataclasses
 from pathlib import Path
 
 import librosa
@@ -11,7 +12,7 @@ from config import ConfigError, Features
 from preprocess import cleaning
 from preprocess.mask import SignalNoiseMask, active_frames, noise_columns
 from preprocess.mel import hz_to_mel, mel_matrix, mel_to_hz
-from preprocess.recipes import logmel, open_recipe, passau, pcen, sprengel2016, threewindows, vggish, waveform
+from preprocess.recipes import describe, logmel, open_recipe, passau, pcen, sprengel2016, threewindows, vggish, waveform
 from tests.preprocess.naive import write_wav
 
 
@@ -231,6 +232,40 @@ class TestSprengel:
         assert (cells[int(2.1 * frame) : int(2.9 * frame)] == 1).mean() > 0.95
         assert (cells[: int(1.9 * frame)] == 0).mean() > 0.8
         assert (cells[int(3.1 * frame) :] == 0).mean() > 0.8
+
+
+class TestSilence:
+    """Stretches that hold nothing but the last bit of 16 are left out, with the options of best.toml."""
+
+    plain = logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, floor=1e-10)
+
+    def cells(self, folder, samples) -> list[int]:
+        recipe = dataclasses.replace(self.plain, silence=-70.0)
+        mask = recipe.new_mask()
+        for block in recipe.blocks(write_wav(folder / "a.wav", np.rint(samples).astype(np.int16), 32_000)):
+            mask.add(block)
+        return mask.cells().ravel().tolist()
+
+    def test_dither_goes_and_quiet_sounds_stay(self, tmp_path):
+        """A second each of noise, dither (three times), a whistle of 4 LSB and dither, in cells of 0.2 s."""
+        rng = np.random.default_rng(0)
+        second = np.arange(32_000) / 32_000
+        dither = rng.integers(-1, 2, (5, 32_000))
+        parts = [rng.normal(0, 20, 32_000), *dither[:3], 4 * np.sin(2 * np.pi * 3000 * second) + dither[3], dither[4]]
+        found = self.cells(tmp_path, np.concatenate(parts))
+        # One cell of silence stays beside a sound; the last frame before the whistle reaches into it.
+        assert found == [1] * 6 + [2] * 12 + [1] * 8 + [2] * 4
+
+    def test_without_the_option_everything_is_kept(self):
+        mask = self.plain.new_mask()
+        mask.add(np.full((70, 64), -100, np.float32))
+        assert mask.cells().ravel().tolist() == [1, 1, 1]
+
+    def test_recipes_without_it_keep_their_name(self):
+        """So that features of before stay valid."""
+        before = describe(logmel.Recipe(), "logmel")
+        assert "silence" not in before
+        assert describe(logmel.Recipe(silence=-70.0), "logmel") != before
 
 
 class TestWaveform:

@@ -257,6 +257,24 @@ def test_a_negative_start_pads_on_the_left(drop):
     assert (np.delete(shifted, np.s_[7 : 7 + length], axis=0) == reader.fill).all()
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@given(counts=st.lists(st.integers(1, 60), min_size=1, max_size=4), size=st.integers(1, 90), seed=st.integers(0, 999))
+@settings(max_examples=30, deadline=None)
+def test_short_recordings_are_repeated(drop, counts, size, seed):
+    """Against NumPy's wrapping; longer ones are read as ever, and nothing of the next recording comes in."""
+    shard = make_shard(np.random.default_rng(seed), counts, "uint8", (0, 3, 5), 4, "a")
+    reader = SegmentReader([shard], size, drop, drop, repeat=True)
+    plain = SegmentReader([shard], size, drop, drop)
+    for i, (length, step) in enumerate(zip(reader.frames_left, counts, strict=True)):
+        whole = SegmentReader([shard], int(length), drop, drop).read([i], [0])[0]
+        for start in (0, -step // 3, -step):
+            found = reader.read([i], [start])[0]
+            if length < size:
+                np.testing.assert_array_equal(found, whole.take(np.arange(start, start + size), 0, mode="wrap"))
+            else:
+                np.testing.assert_array_equal(found, plain.read([i], [start])[0])
+
+
 def test_noise_frames_are_what_signal_is_not():
     shard = make_shard(np.random.default_rng(0), [12], "uint8", (0, 5), 1, "a")
     shard.cells[:, 0] = [1, 0, 2, 0, 1, 1, 0, 2, 2, 0, 0, 1]

@@ -16,9 +16,9 @@ from preprocess.recordings import Recording, read_table, write_table
 from preprocess.segments import open_shards
 from tests.train.conftest import derived
 from train.crossValidate import as_text, cross_validate, plan, report
-from train.run import Run, write_rows
+from train.run import Run, resolve, write_rows
 from train.scored import Scored, ensemble, read_scored, soften, write_scored
-from train.trainModel import open_dataset, resolve, train
+from train.trainModel import open_dataset, train
 
 TINY = (
     "model.network=tiny",

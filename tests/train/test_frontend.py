@@ -12,7 +12,7 @@ from preprocess.recipes import birdclef2016, logmel, passau, pcen, sprengel2016,
 from tests.preprocess.naive import write_wav
 from tests.preprocess.test_recipes import sweep
 from train.frontend import FRONTENDS, STORE_ONLY, FrontEnd, frontend_options, open_frontend
-from train.trainModel import resolve
+from train.run import resolve
 
 RECIPES = {
     "birdclef2016": birdclef2016.Recipe(storage="float32"),

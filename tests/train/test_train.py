@@ -28,8 +28,8 @@ from preprocess.segments import SegmentReader, open_shards
 from tests.conftest import PROJECT
 from tests.train.conftest import NETWORKS, derived, open_reader
 from train.metrics import chance_map
-from train.run import MONITORS, Run, last_run
-from train.trainModel import open_dataset, resolve
+from train.run import MONITORS, Run, last_run, resolve
+from train.trainModel import open_dataset
 from train.trainModel import train as train_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]

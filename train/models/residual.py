@@ -7,6 +7,10 @@ from keras import layers
 
 from config import Count, Positive, Share
 from train.models.resnet import Pool, finish
+from train.texture import texture as statistics
+
+TEXTURE_DROPOUT = 0.5  # of single statistics,
+TEXTURE_HIDDEN = 0.5  # and of all of a segment: else a network learns the microphone and the wind behind a bird
 
 
 def build(
@@ -17,6 +21,7 @@ def build(
     pool: Pool = "mean",
     dropout: Share = 0.2,
     momentum: Share = 0.9,
+    texture: bool = False,
 ) -> keras.Model:
     """Build the network.
 
@@ -28,6 +33,7 @@ def build(
         pool: of the features over the image: see `resnet.pool_features`.
         dropout: before the logits.
         momentum: of the batch normalisation's running statistics.
+        texture: whether the logits also have a part that is linear in the image's texture, see `train.texture`.
 
     Returns:
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
@@ -57,7 +63,12 @@ def build(
             branch = convolve(inner, filters, stride=2 if first else 1)
             branch = convolve(activate(branch), filters)
             x = layers.Add()([branch, shortcut])
-    return finish(image, activate(x), classes, dropout, "residual", pool)
+    beside = None
+    if texture:
+        beside = layers.BatchNormalization(momentum=momentum)(statistics(image))
+        beside = layers.Dropout(TEXTURE_DROPOUT)(beside)
+        beside = layers.Dropout(TEXTURE_HIDDEN, noise_shape=(None, 1))(beside)
+    return finish(image, activate(x), classes, dropout, "residual", pool, beside)
 
 
 def choose_width(classes: int) -> int:

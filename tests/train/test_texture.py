@@ -1,0 +1,101 @@
+"""The statistics of a texture against NumPy and SciPy's periodogram, and what a network learns from them."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.signal
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import ops
+
+from train.models import residual
+from train.texture import PEAKS, RATES, SMALLEST, ranges, texture
+
+FRAME_RATE = 50
+
+
+def expected(image: np.ndarray) -> np.ndarray:
+    """Return the statistics of an image [bins, frames, channels] by loops in float64."""
+    bins, frames, channels = image.shape
+    count = min(16, bins)
+    spectra = []
+    for channel in range(channels):
+        for group in range(count):
+            own = [image[i, :, channel] for i in range(bins) if i * count // bins == group]
+            found = scipy.signal.periodogram(np.mean(own, axis=0, dtype=float), window="hann", detrend="constant")[1]
+            spectra.append(np.log(found[1 : frames // 2] / 2 + SMALLEST))  # that of SciPy is one-sided
+    parts = [image.mean(axis=1, dtype=float).T, image.std(axis=1, dtype=float).T]
+    for low, high in ranges(frames // 2 - 1, RATES):
+        parts.append(np.array([spectrum[low:high].mean() for spectrum in spectra]))
+    for low, high in ranges(frames // 2 - 1, PEAKS):
+        parts.append(np.array([spectrum[low:high].max() - spectrum[low:high].mean() for spectrum in spectra]))
+    return np.concatenate([part.ravel() for part in parts])
+
+
+@pytest.mark.parametrize(("bins", "frames", "channels"), [(64, 250, 2), (16, 31, 1), (37, 40, 1), (5, 4, 3)])
+def test_statistics_by_hand(bins, frames, channels):
+    images = np.random.default_rng(0).normal(1, 2, (3, bins, frames, channels)).astype(np.float32)
+    found = ops.convert_to_numpy(texture(images))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [expected(image) for image in images], rtol=2e-3, atol=2e-3)
+
+
+@given(count=st.integers(1, 2000), parts=st.integers(1, 20))
+def test_ranges_hold_every_rate_once(count, parts):
+    found = ranges(count, parts)
+    assert [i for low, high in found for i in range(low, high)] == list(range(count))
+    assert 1 <= len(found) <= parts
+    assert all(low < high for low, high in found)
+
+
+def rotor(rng: np.random.Generator, rate: float, images: int, strength: float = 0.5) -> np.ndarray:
+    """Noise of 32 bins and 3 s whose level rises and falls so many times a second, float32 [n, bins, frames, 1]."""
+    time = np.arange(3 * FRAME_RATE) / FRAME_RATE
+    phase = rng.uniform(0, 2 * np.pi, (images, 1, 1, 1))
+    wave = np.sin(2 * np.pi * rate * time[None, None, :, None] + phase)
+    return (rng.normal(0, 1, (images, 32, len(time), 1)) + strength * wave).astype(np.float32)
+
+
+def test_a_rhythm_stands_out_at_its_rate():
+    """8 Hz in 3 s are 24 periods, the 24th rate; the peak of its range rises, those of the others do not."""
+    borders = ranges(74, PEAKS)
+    own = np.array([low <= 23 < high for low, high in borders])
+    peaks = []
+    for strength in (0, 1):
+        found = ops.convert_to_numpy(texture(rotor(np.random.default_rng(1), 8, 20, strength)))
+        peaks.append(found[:, -16 * len(borders) :].reshape(20, len(borders), 16).mean(axis=(0, 2)))
+    assert (peaks[1] - peaks[0])[own] > 2
+    np.testing.assert_allclose((peaks[1] - peaks[0])[~own], 0, atol=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5])
+def test_silence_has_finite_statistics_and_gradients(value):
+    """So that a front end that learns, before the network, is not spoilt by padding."""
+    image = keras.Variable(np.full((1, 16, 20, 1), value, np.float32))
+    model = keras.Sequential([keras.Input((16, 20, 1)), keras.layers.DepthwiseConv2D(1), keras.layers.Lambda(texture)])
+    assert np.isfinite(ops.convert_to_numpy(model(image))).all()
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.array(image), np.zeros(model.output_shape[1:], np.float32)[None])
+    assert all(np.isfinite(np.array(weight)).all() for weight in model.weights)
+
+
+@pytest.mark.slow
+def test_a_network_learns_rhythms_by_it():
+    """Two rates in noise that hides them from a look at any place; without it, a network finds nothing in that time."""
+    rng = np.random.default_rng(2)
+    images = np.concatenate([rotor(rng, 5, 40, 0.3), rotor(rng, 9, 40, 0.3)])
+    labels = np.repeat([0, 1], 40)
+    accuracy = {}
+    for with_texture in (False, True):
+        keras.utils.set_random_seed(0)
+        network = residual.build((32, 150, 1), 2, width=4, stages=(1, 1), texture=with_texture)
+        network.compile(
+            keras.optimizers.Adam(1e-2),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            run_eagerly=True,
+        )
+        network.fit(images[::2], labels[::2], batch_size=8, epochs=8, verbose=0)
+        accuracy[with_texture] = network.evaluate(images[1::2], labels[1::2], verbose=0)[1]
+    assert accuracy[True] > 0.9
+    assert accuracy[False] < 0.75
