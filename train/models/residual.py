@@ -9,8 +9,7 @@ from config import Count, Positive, Share
 from train.models.resnet import Pool, finish
 from train.texture import texture as statistics
 
-TEXTURE_DROPOUT = 0.5  # of single statistics,
-TEXTURE_HIDDEN = 0.5  # and of all of a segment: else a network learns the microphone and the wind behind a bird
+TEXTURE_DROPOUT = 0.5
 
 
 def build(
@@ -67,7 +66,6 @@ def build(
     if texture:
         beside = layers.BatchNormalization(momentum=momentum)(statistics(image))
         beside = layers.Dropout(TEXTURE_DROPOUT)(beside)
-        beside = layers.Dropout(TEXTURE_HIDDEN, noise_shape=(None, 1))(beside)
     return finish(image, activate(x), classes, dropout, "residual", pool, beside)
 
 
