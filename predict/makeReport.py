@@ -193,7 +193,7 @@ def section_spectrograms(facts: Facts) -> str:
     class_of = {row.media_id: row.class_id for row in facts.recordings}
     examples: dict[str, int] = {}
     for i, media_id in enumerate(view.media_id):
-        if view.lengths[i] >= features.segment_frames:
+        if view.lengths[i] >= (1 if view.repeat else features.segment_frames):
             examples.setdefault(class_of.get(media_id, ""), i)
     shots = [
         spectrogram(facts.config, views, i, 0, f"{facts.name(class_id)}, recording {html.escape(view.media_id[i])}")

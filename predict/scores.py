@@ -93,7 +93,8 @@ def scores_folder(config: Config, target: Run, monitor: str, output: Output = "l
     with target.find_weights(monitor).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
     own = target.read_config()
-    view = {"model": asdict(own.model), "features": asdict(own.features), "hop": config.predict.hop}
+    features = {key: value for key, value in asdict(own.features).items() if (key, value) != ("padding", "silence")}
+    view = {"model": asdict(own.model), "features": features, "hop": config.predict.hop}
     view |= {"output": output, "part": part} if (output, part) != ("logits", "test") else {}
     digest.update(json.dumps(view, sort_keys=True, default=list).encode())
     return config.corpus_dir / "scores" / f"{target.folder.name}-{digest.hexdigest()[:12]}"

@@ -88,7 +88,7 @@ def spread(values: np.ndarray) -> tuple[float, float]:
 
 def is_changed(view: SegmentReader, config: Config) -> bool:
     """Tell whether the network sees something else than what was recorded."""
-    return view.mask or view.drop_columns or config.model.normalise in LEVELLED
+    return view.mask or view.drop_columns or view.repeat or config.model.normalise in LEVELLED
 
 
 def draw_beside_raw(view: SegmentReader, raw: SegmentReader, recording: int, start: int, config: Config) -> np.ndarray:

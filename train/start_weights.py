@@ -25,7 +25,8 @@ from preprocess.recordings import Species, read_table
 from train.models.application import open_backbone
 from train.run import Run
 
-OUTPUTS = ("logits", "further_logits", "attention")  # layers that are made for the classes
+# Layers that are made for the classes, and what only they use.
+OUTPUTS = ("logits", "further_logits", "further_normalisation", "attention")
 NAMES_SHOWN = 8  # of the layers without starting weights, in the log
 
 # Scopes of the AudioSet checkpoint in the order of the layers; each holds `weights` and `biases`.

@@ -29,6 +29,7 @@ import argparse
 import dataclasses
 import os
 import socket
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,12 @@ from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
 from preprocess.whole import whole_file
-from train.run import DivergedError, Run, resolve, write_rows
+from train.run import DivergedError, Run, flat_settings, resolve, write_rows
 from train.trainModel import train
 
 MAX_FAILURES = 3  # trials that fail one after the other before the search gives up
 # Features that are views of the same shards; the others would need stages 2 and 3 for every trial.
-_FREE_FEATURES = ("features.mask", "features.drop_columns", "features.segment_frames")
+_FREE_FEATURES = ("features.mask", "features.drop_columns", "features.segment_frames", "features.padding")
 _OWN = ("train.run", "train.folder", "train.epochs")  # set by the search itself
 _RANGE = {"low", "high", "log", "step"}
 
@@ -164,6 +165,14 @@ class Search:
         return configuration.to_toml(dataclasses.replace(self.config, data=data, train=settings, tune=tune))
 
 
+def differences(old: str, new: str) -> list[str]:
+    """Return in words how two identities of a study differ; keys that came later had their defaults."""
+    default = flat_settings(configuration.to_dict(Config()))
+    before, now = (default | flat_settings(tomllib.loads(text)) for text in (old, new))
+    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
+
+
 def open_search(config: Config, override: Callable[[Sequence[str]], Config]) -> Search:
     """Check a search before it starts.
 
@@ -246,9 +255,7 @@ def open_study(search: Search, address: str) -> Any:
     known = study.user_attrs.get("settings")
     if known is None:
         study.set_user_attr("settings", search.identity())
-    elif known != search.identity():
-        old, new = set(known.splitlines()), set(search.identity().splitlines())
-        changes = "; ".join(f"was {line}" for line in sorted(old - new)) or "; ".join(sorted(new - old))
+    elif changes := "; ".join(differences(known, search.identity())):
         raise PipelineError(
             f"The study {search.name} was started with other settings ({changes[:300]}). "
             f"Start another with --set tune.study=NAME, or remove {search.folder}."

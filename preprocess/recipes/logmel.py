@@ -137,6 +137,16 @@ class Recipe(MelBands):
     floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
     silence: Annotated[float, Between(-300, 0)] = 0.0  # dB; stretches without a louder band are left out; 0: none
 
+    def __post_init__(self) -> None:
+        """Check what depends on several options."""
+        super().__post_init__()
+        lowest = self.decibel * math.log10(self.floor)
+        if self.silence and self.silence <= lowest:
+            raise ConfigError(
+                f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than {lowest:g} dB, "
+                "to which features.floor raises silence; 0: nothing is left out."
+            )
+
     @property
     def cell_frames(self) -> int:
         """Frames per cell of the mask."""

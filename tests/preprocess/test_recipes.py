@@ -261,11 +261,17 @@ class TestSilence:
         mask.add(np.full((70, 64), -100, np.float32))
         assert mask.cells().ravel().tolist() == [1, 1, 1]
 
+    @pytest.mark.parametrize(("kind", "floor"), [(logmel, -50), (threewindows, -100), (passau, -100)])
+    def test_a_level_that_nothing_lies_below_is_refused(self, kind, floor):
+        with pytest.raises(ConfigError, match=rf"features\.silence.*more than {floor} dB"):
+            kind.Recipe(silence=floor - 1.0)
+        kind.Recipe(silence=floor + 1.0)
+
     def test_recipes_without_it_keep_their_name(self):
         """So that features of before stay valid."""
         before = describe(logmel.Recipe(), "logmel")
         assert "silence" not in before
-        assert describe(logmel.Recipe(silence=-70.0), "logmel") != before
+        assert describe(logmel.Recipe(silence=-40.0), "logmel") != before
 
 
 class TestWaveform:

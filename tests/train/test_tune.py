@@ -18,7 +18,7 @@ from config import ConfigError, PipelineError, load, to_toml
 from tests.conftest import run_script
 from train import tuneModel
 from train.run import DivergedError, Run, write_rows
-from train.tuneModel import Dimension, best_value, open_search, parse_space, tune
+from train.tuneModel import Dimension, best_value, differences, open_search, parse_space, tune
 
 SPACE = {
     "train.optimizer.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -239,9 +239,18 @@ def test_a_trial_of_a_living_process_is_left_alone(search, pretend, monkeypatch)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
+def test_settings_that_came_later_are_no_difference(search):
+    """Had this study begun before they existed, it would have been with their defaults."""
+    now = search.identity()
+    before = "".join(line for line in now.splitlines(keepends=True) if not line.startswith("padding"))
+    assert before != now
+    assert differences(before, now) == []
+    assert differences(before, now.replace('"silence"', '"repeat"')) == ["features.padding: silence -> repeat"]
+
+
 def test_other_settings_are_another_study(search, pretend, tmp_path):
     tune(search)
-    with pytest.raises(PipelineError, match=r"study was started with other settings.*seed = 0"):
+    with pytest.raises(PipelineError, match=r"study was started with other settings.*train\.seed: 0 -> "):
         tune(make_search(tmp_path, "train.seed=5"))
 
 

@@ -64,8 +64,10 @@ def build(
             x = layers.Add()([branch, shortcut])
     beside = None
     if texture:
-        beside = layers.BatchNormalization(momentum=momentum)(statistics(image))
-        beside = layers.Dropout(TEXTURE_DROPOUT)(beside)
+        beside = layers.BatchNormalization(momentum=momentum, dtype="float32", name="further_normalisation")(
+            statistics(image)
+        )
+        beside = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(beside)
     return finish(image, activate(x), classes, dropout, "residual", pool, beside)
 
 
