@@ -19,7 +19,7 @@ from preprocess.recordings import Species, write_table
 from tests.train.conftest import derived
 from tests.train.small_networks import SMALL
 from train.losses import open_loss
-from train.models import open_network
+from train.models import open_network, residual
 from train.network import build_model, build_trainer
 from train.run import Run
 from train.start_weights import VGGISH_SCOPES, freeze, prepare, weighted_layers
@@ -503,6 +503,16 @@ def test_too_many_frozen_layers_are_refused():
 def test_freezing_needs_starting_weights():
     with pytest.raises(ConfigError, match=r"model\.freeze=backbone needs starting weights"):
         prepare(Model("cnn1", freeze="backbone"), whole("cnn1", 1).layers[-1], CLASSES, load=True)
+
+
+def test_what_texture_adds_is_no_backbone():
+    """A run without it has no statistics of the texture's statistics: frozen, they would stay as they were made."""
+    network = residual.build((24, 30, 1), 3, width=4, texture=True)
+    freeze(network, "backbone")
+    trained = {layer.name for layer in network.layers if layer.trainable_weights}
+    assert trained == {"further_normalisation", "further_logits", "logits"}
+    features = keras.Model(network.input, network.get_layer("logits").input)
+    assert features.output_shape == (None, 32)  # of embeddings: 4 filters, doubled by three stages
 
 
 @pytest.mark.parametrize("value", ["head", "-1", "true"])
