@@ -196,6 +196,12 @@ def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
     return all(a == b for a, b in zip(first, second, strict=False))
 
 
+def lies_in(start: float, end: float, low: float, high: float) -> bool:
+    """Tell whether an event counts for the stretch from low to high: it covers a tenth of it, or lies in it mostly."""
+    inside = min(end, high) - max(start, low)
+    return inside >= COVERED * (high - low) or inside > CONTAINED * (end - start)
+
+
 def into_cells(
     truth: Sequence[Event], detections: Sequence[Event], lengths: dict[str, float], classes: Sequence[str], step: float
 ) -> Cells:
@@ -226,8 +232,7 @@ def into_cells(
             last = max(int(np.ceil(end / step)), int(start // step) + 1)  # a moment lies in a cell too
             count = counts_of[event.file]
             for cell in range(min(int(start // step), count - 1), min(last, count)):
-                inside = min(end, (cell + 1) * step) - max(start, cell * step)
-                if start == end or inside >= COVERED * step or inside > CONTAINED * (end - start):
+                if start == end or lies_in(start, end, cell * step, (cell + 1) * step):
                     at = first[event.file] + cell, column[event.label]
                     if is_truth:
                         held[at] = True

@@ -77,6 +77,42 @@ def class_map(scores: np.ndarray, relevant: np.ndarray) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
+def padded_class_map(scores: np.ndarray, relevant: np.ndarray, padding: int = 5) -> float:
+    """Return the padded cmAP of BirdCLEF 2023: the mean average precision over all classes, each with five hits more.
+
+    The hits come first, so that rare classes weigh less, and a class without a positive counts 1.
+    """
+    from sklearn.metrics import average_precision_score
+
+    first = np.full((padding, scores.shape[1]), max(1.0, scores.max(initial=0)))
+    scores, relevant = np.concatenate([scores, first]), np.concatenate([relevant, np.ones(first.shape, bool)])
+    return float(np.mean([average_precision_score(relevant[:, c], scores[:, c]) for c in range(scores.shape[1])]))
+
+
+def row_f1(found: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """Return the F1 of every row, float64 [rows], of bool [rows, classes]; what holds nothing holds a class of its own.
+
+    The competitions of 2020 and 2021 take the mean of these.
+    """
+    found, relevant = (np.column_stack([held, ~held.any(axis=1)]) for held in (found, relevant))
+    return 2 * (found & relevant).sum(axis=1) / (found.sum(axis=1) + relevant.sum(axis=1))
+
+
+def balanced_accuracy(found: np.ndarray, relevant: np.ndarray, known: np.ndarray) -> float:
+    """Return the mean over classes of (true positive rate + true negative rate) / 2, as the competition of 2022 scores.
+
+    Args:
+        found: bool [rows, classes].
+        relevant: bool [rows, classes].
+        known: bool [rows, classes]: what is scored. Classes without known positives and negatives are left out.
+    """
+    positives, negatives = (relevant & known).sum(axis=0), (~relevant & known).sum(axis=0)
+    both = (positives > 0) & (negatives > 0)
+    hits, rejections = (found & relevant & known).sum(axis=0), (~found & ~relevant & known).sum(axis=0)
+    rates = hits[both] / positives[both] + rejections[both] / negatives[both]
+    return float(rates.mean() / 2) if len(rates) else float("nan")
+
+
 def present(relevant: np.ndarray) -> np.ndarray:
     """Return the columns that hold both positives and negatives."""
     counts = relevant.sum(axis=0)

@@ -12,6 +12,7 @@ from config import PipelineError
 from predict.detections import Result, on_grid
 from predict.formats import Facts, open_csv
 from predict.runfile import write_run_file
+from preprocess.sources.kaggle import NO_CALL
 
 STEP = 5.0  # s, in which soundscapes are counted
 MOST_2018 = 100  # species per recording
@@ -74,7 +75,7 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
                 )
                 writer.writerow((row_id, _call(own, facts)))
         for rows in wanted.values():  # no such recording, or it could not be read: the row must still be there
-            writer.writerows((row_id, "nocall") for row_id, _ in rows)
+            writer.writerows((row_id, NO_CALL) for row_id, _ in rows)
     return None
 
 
@@ -106,14 +107,14 @@ def _birds(results: Iterable[Result], path: Path, facts: Facts, row_id: Any) -> 
             for end, scores in zip(*on_grid(result, STEP), strict=True):
                 written.add(name := row_id(result, end))
                 writer.writerow((name, _call(scores, facts)))
-        writer.writerows((name, "nocall") for name in unanswered(facts, written))
+        writer.writerows((name, NO_CALL) for name in unanswered(facts, written))
 
 
 def _call(scores: np.ndarray, facts: Facts) -> str:
     """Return the class ids that reach their minimum, best first, separated by spaces, or nocall."""
     order = np.argsort(-scores, kind="stable")
     found = [facts.species[c].class_id for c in order if scores[c] >= facts.minimum[c]]
-    return " ".join(found[: facts.settings.top or None]) or "nocall"
+    return " ".join(found[: facts.settings.top or None]) or NO_CALL
 
 
 def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:

@@ -236,6 +236,8 @@ def cut_soundscapes(root: Path, folder: Path) -> Path:
     taxa = read_taxonomy(root / "taxonomy.csv")
     rows = [("file", "label", "background", "group", "scientific_name", "vernacular_name")]
     for name, start, end, labels in soundscape_pieces(table):
+        if not labels:
+            continue
         file = f"{Path(name).stem}_{start:g}_{end:g}.flac"
         if not (folder / file).is_file():
             cut(root / SOUNDSCAPE_FOLDER / name, folder / file, start, end)  # a piece that fails is found missing
@@ -251,7 +253,7 @@ def cut_soundscapes(root: Path, folder: Path) -> Path:
 
 
 def soundscape_pieces(table: Path) -> Iterator[tuple[str, float, float, list[str]]]:
-    """Yield file name, start and end in seconds, and labels of every piece of a soundscape that has a label.
+    """Yield file name, start and end in seconds, and the labels of every piece of a soundscape; none are `NO_CALL`.
 
     Raises:
         PipelineError: if a column is missing or a row is not understood.
@@ -281,5 +283,4 @@ def soundscape_pieces(table: Path) -> Iterator[tuple[str, float, float, list[str
             labels = [check_class_id(label) for label in labels if label and label != NO_CALL]
         except (AudioError, ValueError) as error:
             raise PipelineError(f"{table}, line {line}: {error}.") from None
-        if labels:
-            yield name, start, end, list(dict.fromkeys(labels))
+        yield name, start, end, list(dict.fromkeys(labels))

@@ -39,6 +39,7 @@ def readers() -> dict:
     from predict.evaluateDetections import read_truth as read_annotations
     from predict.runfile import read_run_file
     from predict.service.listener import read_names
+    from predict.submission import read_submission
     from predict.thresholds import read_thresholds
     from preprocess import audio
     from preprocess.download import unpack, unpack_zip
@@ -123,6 +124,7 @@ def readers() -> dict:
         "truth": read_truth,
         "run_file": read_run_file,
         "detections": read_table_of_detections,
+        "submission": read_submission,
         "raven": lambda path: read_annotations(path.parent / "raven"),
         "names": lambda path: read_names(path, species),
         "thresholds": run_thresholds,

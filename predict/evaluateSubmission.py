@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Score a competition's submission as the competition does, against labels of soundscapes or annotations.
+
+./predict.sh soundscapes/ --format kaggle2023 --output submission.csv
+python predict/evaluateSubmission.py submission.csv --truth train_soundscapes_labels.csv
+python predict/evaluateSubmission.py submission.csv --truth annotations/ --species species.csv   # Raven tables
+
+Files with scores (LifeCLEF 2017 and 2018, 2023 to 2026) get the macro AUROC (2024 to 2026), the padded cmAP (2023),
+cmAP (2017, 2018) and the MAP of rows that hold a species; files that say what is there the mean F1 of rows (2020,
+2021) and the balanced accuracy of species (2022).
+
+The truth is a file of the same kinds, with 0 and 1 for scores; or train_soundscapes_labels.csv (2026) or
+train_soundscape_labels.csv (2021); or Raven tables or a CSV of file, start, end, class_id. An annotation counts for a
+row of 5 s by the rule of evaluateDetections.py. Rows that the submission lacks count as nothing found (a competition
+refuses such a file), and so do species that it lacks. Intervals are over recordings.
+"""
+
+if not __package__:  # run as a file: import from the project, in its environment
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    import environment  # noqa: F401
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config.commandline import run
+from predict.formats import plain_text
+from predict.submission import Table, read_row_truth, read_submission, recording_of
+from train.metrics import (
+    average_precision,
+    balanced_accuracy,
+    bootstrap_interval,
+    class_map,
+    macro_auroc,
+    padded_class_map,
+    row_f1,
+    without_nan,
+)
+from train.run import write_rows
+
+TITLES = {
+    "macro_auroc": "macro AUROC (2024 to 2026)",
+    "padded_cmap": "padded cmAP (2023)",
+    "cmap": "cmAP (2017, 2018)",
+    "row_map": "MAP of rows with a species",
+    "row_f1": "mean F1 of rows (2020, 2021)",
+    "balanced_accuracy": "balanced accuracy (2022)",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A submission laid beside its truth: the rows of the truth, the species of both."""
+
+    rows: list[str]
+    species: list[str]
+    scores: np.ndarray  # float64 [rows, species]
+    relevant: np.ndarray  # bool [rows, species]
+    known: np.ndarray  # bool [rows, species]: what the truth says something about
+    decided: bool
+    missing: int  # rows of which the submission says nothing, or not all
+    surplus: int  # rows that the truth lacks
+    unknown: list[str]  # species that the submission lacks
+
+
+def lay_beside(submission: Table, truth: Table) -> Compared:
+    """Return a submission in the rows of its truth; what it does not say is not there."""
+    known = set(submission.species)
+    unknown = [name for name in truth.species if name not in known]
+    species = [*submission.species, *unknown]
+    column = {name: i for i, name in enumerate(species)}
+    held = np.full((len(truth.rows), len(species)), np.nan if np.isnan(truth.scores).any() else 0.0)
+    held[:, [column[name] for name in truth.species]] = truth.scores
+    said = np.full(held.shape, np.nan)
+    at = {row: i for i, row in enumerate(submission.rows)}
+    there = [i for i, row in enumerate(truth.rows) if row in at]
+    said[there, : len(submission.species)] = submission.scores[[at[truth.rows[i]] for i in there]]
+    lacks = (np.isnan(said[:, : len(submission.species)]) & ~np.isnan(held[:, : len(submission.species)])).any(axis=1)
+    return Compared(
+        rows=truth.rows,
+        species=species,
+        scores=np.nan_to_num(said),
+        relevant=held == 1,
+        known=~np.isnan(held),
+        decided=submission.decided,
+        missing=int(lacks.sum()),
+        surplus=len(at.keys() - set(truth.rows)),
+        unknown=unknown,
+    )
+
+
+def interval(rows: list[str], values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of rows, over recordings; NaN rows do not count."""
+    _, owner = np.unique([recording_of(row) for row in rows], return_inverse=True)
+    sums, counts = (np.bincount(owner, part) for part in (np.nan_to_num(values), ~np.isnan(values)))
+    own = np.flatnonzero(counts)
+    return bootstrap_interval(own, lambda drawn: sums[drawn].sum() / counts[drawn].sum())
+
+
+def evaluate(beside: Compared) -> dict[str, Any]:
+    """Return the figures that fit the submission's kind."""
+    scores, relevant = beside.scores, beside.relevant
+    if beside.decided:
+        by_row = {"row_f1": row_f1(scores == 1, relevant)} if beside.known.all() else {}
+        of_all = {"balanced_accuracy": balanced_accuracy(scores == 1, relevant, beside.known)}
+    else:
+        by_row = {"row_map": average_precision(scores, relevant)}
+        of_all = {
+            "macro_auroc": macro_auroc(scores, relevant),
+            "padded_cmap": padded_class_map(scores, relevant),
+            "cmap": class_map(scores, relevant),
+        }
+    result: dict[str, Any] = {name: {"value": value} for name, value in of_all.items()}
+    for name, values in by_row.items():
+        some = (~np.isnan(values)).any()
+        value = float(np.nanmean(values)) if some else float("nan")
+        result[name] = {"value": value, "interval": interval(beside.rows, values)}
+    result["rows"] = len(beside.rows)
+    result["rows_with_species"] = int(relevant.any(axis=1).sum())
+    result["recordings"] = len(set(map(recording_of, beside.rows)))
+    result["species"] = len(beside.species)
+    result["species_present"] = int(relevant.any(axis=0).sum())
+    result["missing_rows"], result["surplus_rows"] = beside.missing, beside.surplus
+    result["unknown_species"] = [plain_text(name) for name in beside.unknown]
+    return result
+
+
+def per_species(beside: Compared) -> list[dict[str, Any]]:
+    """Return a row per species: how many rows hold it, AUROC and AP of its scores, or hits, alarms and misses."""
+    rows = []
+    for c, name in enumerate(beside.species):
+        known = beside.known[:, c]
+        scores, relevant = beside.scores[known, c : c + 1], beside.relevant[known, c : c + 1]
+        row: dict[str, Any] = {"class_id": plain_text(name), "rows": int(relevant.sum())}
+        if beside.decided:
+            found = scores == 1
+            row |= {
+                "hits": int((found & relevant).sum()),
+                "false_alarms": int((found & ~relevant).sum()),
+                "missed": int((~found & relevant).sum()),
+            }
+        else:
+            row |= {"auroc": macro_auroc(scores, relevant), "ap": class_map(scores, relevant)}
+        rows.append(row)
+    return rows
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return the figures as a table for people."""
+    lines = [f"{'':34}{'value':>8}  {'95 % interval':>17}"]
+    for name, title in TITLES.items():
+        if entry := result.get(name):
+            low, high = entry.get("interval", (None, None))
+            lines.append(f"{title:34}{entry['value']:8.4f}  {'' if low is None else f'{low:.4f} - {high:.4f}':>17}")
+    lines.append(
+        f"{result['rows']} rows of {result['recordings']} recordings, {result['rows_with_species']} of them with a "
+        f"species; {result['species_present']} of {result['species']} species present"
+    )
+    if result["surplus_rows"]:
+        lines.append(f"{result['surplus_rows']} rows of the submission are not in the truth and were left out")
+    if result["missing_rows"]:
+        lines.append(f"{result['missing_rows']} rows of the truth are not in the submission: a competition refuses it")
+    if unknown := result["unknown_species"]:
+        lines.append(f"{len(unknown)} species of the truth are none of the submission: {', '.join(unknown[:8])}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Score a competition's submission against labels of soundscapes or annotations."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument(
+        "submission", type=Path, help="file of ./predict.sh --format kaggle20.. or birdclef2018-soundscapes"
+    )
+    parser.add_argument("--truth", type=Path, required=True, help="file of the same kinds, Raven tables, or CSV")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--species", type=Path, help="CSV to write with the figures of every species")
+    args = parser.parse_args()
+    submission = read_submission(args.submission)
+    beside = lay_beside(submission, read_row_truth(args.truth, submission))
+    result = evaluate(beside)
+    if args.species:
+        write_rows(args.species, [without_nan(row) for row in per_species(beside)])
+    print(json.dumps(without_nan(result), indent=1) if args.json else as_text(result))
+
+
+if __name__ == "__main__":
+    run(main)

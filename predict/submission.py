@@ -1,0 +1,238 @@
+"""The rows of a competition's files, as competitors submit them and as their truth is given, in one table.
+
+Rows are stretches of `STEP` seconds, or whole recordings where a row id has no end. Kinds, told by the header:
+
+row_id,birds            class ids separated by spaces, or nocall (2020; 2021, whose train_soundscape_labels.csv is one)
+row_id,target           True or False for <file>_<species>_<end> (2022)
+row_id,<species>,...    a score or a 0 or 1 per species (2023 to 2026)
+filename,start,end,primary_label    labelled pieces of soundscapes (2026)
+no header               MediaId;TC1-TC2;ClassId;probability (LifeCLEF 2017 and 2018)
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from config import PipelineError
+from predict.evaluateDetections import Event, lies_in, read_truth
+from predict.formats.competitions import STEP
+from preprocess.metadata import fold, read_lines, read_rows
+from preprocess.pieces import seconds
+from preprocess.sources.kaggle import NO_CALL, soundscape_pieces
+
+ANNOTATIONS = {"file", "start", "end", "class_id"}  # columns of a CSV of them
+KINDS = "row_id,birds; row_id,target; row_id and a column per species; MediaId;TC1-TC2;ClassId;probability"
+VALUES = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
+PAIR = re.compile(r"(.+)_([^_]+)_(\d+)")  # file, species, end
+CODE = re.compile(r"\s*[\d:]+-(\d+:[0-5]\d:[0-5]\d)\s*")  # hh:mm:ss-hh:mm:ss
+MOST_SCORES = 1 << 28  # rows times species: 2 GB
+
+Rows = Iterator[tuple[int, str, dict[str, str]]]  # line, row id, other cells
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file says of some rows."""
+
+    rows: list[str]  # ids
+    species: list[str]  # class ids
+    scores: np.ndarray  # float64 [rows, species]; NaN where the file says nothing, as those of 2022 do of most
+    decided: bool  # scores are 0 or 1: what is there, not how likely it is
+    listed: bool = True  # rows that hold nothing stand there too
+
+
+def read_submission(path: Path) -> Table:
+    """Return the table of a file of any kind.
+
+    Raises:
+        PipelineError: naming the line, if it is of no kind, a row comes twice, or a score is no number.
+    """
+    header = _header(path)
+    if "row_id" in header:
+        read = _of_lists if "birds" in header else _of_pairs if set(header) == {"row_id", "target"} else _of_columns
+        return read(path, _named_rows(path))
+    if len(header) == 4 and CODE.fullmatch(header[1]):
+        return _of_codes(path)
+    try:
+        return _joined(path, ((f"{Path(file).stem}_{end:.0f}", own) for file, _, end, own in soundscape_pieces(path)))
+    except PipelineError as error:
+        raise PipelineError(f"{path} is no submission ({KINDS}), and no table of soundscapes: {error}") from None
+
+
+def read_row_truth(path: Path, submission: Table) -> Table:
+    """Return the truth of a submission's rows: a file of any kind, or annotations.
+
+    Annotations are Raven tables or a CSV of file, start, end, class_id, as `evaluateDetections` reads them; then the
+    rows are those of the submission in the annotated files.
+
+    Raises:
+        PipelineError: if it cannot be read, or holds no row of the submission.
+    """
+    if path.is_dir() or path.suffix.lower() == ".txt" or {fold(name) for name in _header(path)} >= ANNOTATIONS:
+        truth = _of_annotations(read_truth(path), submission)
+    else:
+        truth = read_submission(path)
+        if not truth.decided and not np.isin(truth.scores, (0, 1)).all():
+            raise PipelineError(f"{path} is no truth: a score is neither 0 nor 1.")
+        if not truth.listed:
+            truth = _with_empty_rows(truth, submission)
+    if not set(truth.rows) & set(submission.rows):
+        raise PipelineError(
+            f"{path} holds none of the submission's rows. It has rows such as {', '.join(truth.rows[:2]) or 'none'}; "
+            f"the submission has {', '.join(submission.rows[:2])}."
+        )
+    return truth
+
+
+def recording_of(row: str) -> str:
+    """Return the part of a row id that names the recording."""
+    name, _, end = row.rpartition("_")
+    return name if name and end.isdecimal() else row
+
+
+def _header(path: Path) -> list[str]:
+    return [name.strip() for name in next(read_lines(path), (0, []))[1]]
+
+
+def _named_rows(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Yield line, row id and the other cells by column of a file with the column row_id; every row once."""
+    seen = set()
+    for line, cells in read_rows(path, ["row_id"]):
+        if cells is None:
+            raise PipelineError(f"{path}, line {line}: another number of cells than columns.")
+        row = cells.pop("row_id")
+        if row in seen:
+            raise PipelineError(f"{path}, line {line}: row {row[:80]} comes twice.")
+        seen.add(row)
+        yield line, row, cells
+
+
+def _filled(path: Path, rows: Sized, species: Iterable[str], value: float) -> tuple[list[str], np.ndarray]:
+    """Return sorted species, and a table of `value` for them."""
+    names = sorted(set(species))
+    if not rows:
+        raise PipelineError(f"{path} holds no row.")
+    if len(rows) * len(names) > MOST_SCORES:
+        raise PipelineError(f"{path} is too large: {len(rows)} rows of {len(names)} species.")
+    return names, np.full((len(rows), len(names)), value)
+
+
+def _joined(path: Path, rows: Iterable[tuple[str, Iterable[str]]]) -> Table:
+    """Return the table of rows and the species in them; a row may come several times."""
+    held: dict[str, set[str]] = {}
+    for row, names in rows:
+        held.setdefault(row, set()).update(names)
+    species, scores = _filled(path, held, (name for own in held.values() for name in own), 0.0)
+    column = {name: i for i, name in enumerate(species)}
+    for own, names in zip(scores, held.values(), strict=True):
+        own[[column[name] for name in names]] = 1
+    return Table(list(held), species, scores, decided=True)
+
+
+def _of_lists(path: Path, rows: Rows) -> Table:
+    return _joined(path, ((row, set(cells["birds"].split()) - {NO_CALL}) for _, row, cells in rows))
+
+
+def _of_pairs(path: Path, rows: Rows) -> Table:
+    found: dict[str, dict[str, float]] = {}
+    for line, row, cells in rows:
+        match, value = PAIR.fullmatch(row), VALUES.get(cells["target"].lower())
+        if not match:
+            raise PipelineError(f"{path}, line {line}: {row[:80]!r} is not <file>_<species>_<end>.")
+        if value is None:
+            raise PipelineError(f"{path}, line {line}: target is True or False, not {cells['target'][:40]!r}.")
+        found.setdefault(f"{match[1]}_{match[3]}", {})[match[2]] = value
+    return _of_scores(path, found, np.nan, decided=True)
+
+
+def _of_columns(path: Path, rows: Rows) -> Table:
+    ids, scores, species = [], [], [name for name in _header(path) if name != "row_id"]
+    for line, row, cells in rows:
+        if len(cells) < len(species):
+            raise PipelineError(f"{path}: a column comes twice.")
+        try:
+            own = np.array(list(cells.values()), np.float64)
+        except ValueError:
+            own = np.array([np.nan])
+        if not np.isfinite(own).all():
+            raise PipelineError(f"{path}, line {line}: a score is no number.")
+        ids.append(row)
+        scores.append(own)
+        if len(ids) * len(species) > MOST_SCORES:
+            raise PipelineError(f"{path} is too large: more than {MOST_SCORES} scores.")
+    if not ids or not species:
+        raise PipelineError(f"{path} holds no row, or no species.")
+    return Table(ids, species, np.stack(scores), decided=False)
+
+
+def _of_codes(path: Path) -> Table:
+    found: dict[str, dict[str, float]] = {}
+    for line, row in read_lines(path):
+        match = CODE.fullmatch(row[1]) if len(row) == 4 else None
+        try:
+            score = float(row[3]) if match else np.nan
+        except ValueError:
+            score = np.nan
+        if not np.isfinite(score):
+            raise PipelineError(f"{path}, line {line}: expected MediaId;TC1-TC2;ClassId;probability.")
+        own = found.setdefault(f"{row[0]}_{seconds(match[1]):.0f}", {})
+        if row[2] in own:
+            raise PipelineError(f"{path}, line {line}: {row[0]} lists species {row[2]} twice for {row[1]}.")
+        own[row[2]] = score
+    return replace(_of_scores(path, found, 0.0, decided=False), listed=False)
+
+
+def _with_empty_rows(truth: Table, submission: Table) -> Table:
+    """Return a truth with the submission's other rows of the same recordings, which hold nothing."""
+    known, recordings = set(truth.rows), {recording_of(row) for row in truth.rows}
+    others = [row for row in submission.rows if row not in known and recording_of(row) in recordings]
+    scores = np.concatenate([truth.scores, np.zeros((len(others), len(truth.species)))])
+    return replace(truth, rows=[*truth.rows, *others], scores=scores)
+
+
+def _of_scores(path: Path, found: dict[str, dict[str, float]], unsaid: float, decided: bool) -> Table:
+    """Return the table of row -> species -> score."""
+    species, scores = _filled(path, found, (name for own in found.values() for name in own), unsaid)
+    column = {name: i for i, name in enumerate(species)}
+    for own, named in zip(scores, found.values(), strict=True):
+        own[[column[name] for name in named]] = list(named.values())
+    return Table(list(found), species, scores, decided)
+
+
+def _of_annotations(events: Sequence[Event], submission: Table) -> Table:
+    """Return what annotations say of the rows of a submission: those of the annotated files.
+
+    Raises:
+        PipelineError: if a row could be of two annotated files.
+    """
+    by_file: dict[str, list[Event]] = {}
+    for event in events:
+        by_file.setdefault(event.file, []).append(event)
+    stems, shorter = defaultdict(list), defaultdict(list)
+    for file in by_file:
+        stem = PurePosixPath(file).stem
+        stems[stem].append(file)
+        shorter["_".join(stem.split("_")[:2])].append(file)  # a row of 2021 is <audio>_<site>_<end>
+    called = {fold(name): name for name in submission.species}
+    held: dict[str, list[str]] = {}
+    for row in submission.rows:
+        recording = recording_of(row)
+        files = stems.get(recording) or stems.get(PurePosixPath(recording).stem) or shorter.get(recording)
+        if not files:
+            continue
+        if len(files) > 1:
+            raise PipelineError(f"{row} could be of {' or '.join(files[:2])} of the truth. Score one at a time.")
+        end = float(row.rpartition("_")[2]) if recording != row else np.inf
+        start = end - STEP if recording != row else 0.0
+        held[row] = [
+            called.get(fold(event.label), event.label)
+            for event in by_file[files[0]]
+            if event.label and (recording == row or lies_in(event.start, event.end, start, end))
+        ]
+    species = sorted({name for names in held.values() for name in names})
+    scores = np.array([[name in names for name in species] for names in held.values()], np.float64)
+    return Table(list(held), species, scores.reshape(len(held), len(species)), decided=True)
