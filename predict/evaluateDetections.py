@@ -22,11 +22,9 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
-import csv
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,28 +33,21 @@ from config import PipelineError
 from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
 from predict.formats import plain_text
+from preprocess.annotations import (
+    MOST_SECONDS,
+    Event,
+    lies_in,
+    match_files,
+    read_annotations,
+    read_table,
+    stretches_of,
+)
 from preprocess.metadata import fold
 from preprocess.plots import open_pyplot
 from train.metrics import without_nan
 from train.run import write_rows
 
-COVERED = 0.1  # share of a cell that an event must cover,
-CONTAINED = 0.5  # or share of the event that must lie in the cell
-MOST_SECONDS = 1e6  # of a recording: eleven days
 GRID = np.round(np.arange(0.05, 1.0, 0.05), 2)  # thresholds of thresholds.csv
-LABELS = ("species code", "class_id", "species", "common name", "scientific name", "annotation", "label")
-RAVEN_TIMES = ("begin time (s)", "end time (s)")
-
-
-@dataclass(frozen=True)
-class Event:
-    """A species in a stretch of a file."""
-
-    file: str
-    start: float  # s
-    end: float
-    label: str
-    score: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +71,8 @@ def read_detections(path: Path) -> tuple[list[Event], dict[str, str], dict[str, 
     lengths: dict[str, float] = {}
     events = []
     for row in read_table_of_detections(path):
-        events.append(Event(row["file"], *_numbers(path, row, ("start", "end")), row["class_id"], float(row["score"])))
-        lengths[row["file"]] = _numbers(path, row, ("duration",))[0] if row.get("duration") else 0.0
+        events.append(Event(row["file"], float(row["start"]), float(row["end"]), row["class_id"], float(row["score"])))
+        lengths[row["file"]] = float(row.get("duration") or 0)
         for key in ("class_id", "scientific_name", "vernacular_name"):
             names.setdefault(fold(row.get(key) or ""), row["class_id"])
     names.pop("", None)
@@ -94,112 +85,24 @@ def read_table_of_detections(path: Path) -> list[dict[str, str]]:
     Raises:
         PipelineError: if it cannot be read or lacks a column, or a time or score is no number.
     """
-    rows = _read(path, ",", ("file", "start", "end", "class_id", "score"))
-    for row in rows:
-        _numbers(path, row, ("start", "end", "score"))
-    return rows
-
-
-def read_truth(path: Path, column: str = "") -> list[Event]:
-    """Return the annotations of a CSV, a Raven selection table, or a folder of tables.
-
-    Args:
-        path: file or folder.
-        column: that holds the species; empty: the first of `LABELS` that there is.
-
-    Raises:
-        PipelineError: if there is none, or one cannot be read.
-    """
-    if path.is_dir():
-        tables = sorted(path.rglob("*.txt"))
-        if not tables:
-            raise PipelineError(f"{path} holds no selection table (.txt).")
-        return [event for table in tables for event in _read_raven(table, column)]
-    if path.suffix.lower() == ".csv":
-        return [
-            Event(row["file"], *(_numbers(path, row, ("start", "end")) if row["class_id"] else (0, 0)), row["class_id"])
-            for row in _read(path, ",", ("file", "start", "end", "class_id"))
-        ]
-    return list(_read_raven(path, column))
-
-
-def _read_raven(path: Path, column: str) -> Iterable[Event]:
-    """Yield the selections of a table; every one stands twice in tables with waveform and spectrogram views."""
-    seen = set()
-    for row in _read(path, "\t", RAVEN_TIMES):
-        label = next((row[name] for name in ([fold(column)] if column else LABELS) if name in row), None)
-        if label is None:
-            wanted = column or ", ".join(LABELS)
-            raise PipelineError(f"{path} has no column with the species. Expected: {wanted}; see --label-column.")
-        start, end = _numbers(path, row, RAVEN_TIMES)
-        if row.get("file offset (s)"):
-            offset = _numbers(path, row, ("file offset (s)",))[0]
-            start, end = offset, offset + end - start
-        named = row.get("begin path") or row.get("begin file")
-        file = named.replace("\\", "/") if named else path.name.split(".Table.")[0]
-        event = Event(file, start, end, label)
-        if event not in seen:
-            seen.add(event)
-            yield event
-
-
-def _read(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter)
-            reader.fieldnames = [fold(name) for name in reader.fieldnames or []]
-            missing = [name for name in columns if name not in reader.fieldnames]
-            if missing:
-                raise PipelineError(f"{path} has no column {missing[0]!r}.")
-            return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from None
-
-
-def _numbers(path: Path, row: dict[str, str], names: Sequence[str]) -> list[float]:
-    try:
-        found = [float(row[name]) for name in names]
-    except ValueError:
-        raise PipelineError(f"{path}: no number: {[row[name] for name in names]}") from None
-    if not all(abs(value) <= MOST_SECONDS for value in found):
-        raise PipelineError(f"{path}: no time or score: {[row[name] for name in names]}")
+    header, rows = read_table(path)
+    missing = [name for name in ("file", "start", "end", "class_id", "score") if name not in header]
+    if missing:
+        raise PipelineError(f"{path} has no column {missing[0]!r}.")
+    found = []
+    for line, row in rows:
+        for name in ("start", "end", "score", *(["duration"] if row.get("duration") else [])):
+            try:
+                within = abs(float(row[name])) <= MOST_SECONDS
+            except ValueError:
+                within = False
+            if not within:
+                raise PipelineError(f"{path}, line {line}: {name} is no time or score: {row[name][:40]!r}.")
+        found.append(row)
     return found
 
 
 # Cells
-
-
-def match_files(wanted: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Return for files of the truth those of the detections: the same path, else the one that ends in the same folders.
-
-    A file that nothing was detected in is in no detections: one of the same name in another folder is another file.
-
-    Raises:
-        PipelineError: if several would fit.
-    """
-    stems = defaultdict(set)
-    for file in files:
-        stems[PurePosixPath(file).stem].add(file)
-    found = {}
-    for name in wanted:
-        fitting = stems.get(PurePosixPath(name).stem, set())
-        best = {name} & fitting or {file for file in fitting if _ends_alike(PurePosixPath(name), PurePosixPath(file))}
-        if len(best) > 1:
-            raise PipelineError(f"{name} of the truth could be any of {', '.join(sorted(best))}.")
-        found[name] = next(iter(best), name)
-    return found
-
-
-def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
-    """Tell whether one path is the end of the other, but for the ending of the file's name (.wav, .selections.txt)."""
-    first, second = ((*path.parts[:-1], path.stem)[::-1] for path in (one, other))
-    return all(a == b for a, b in zip(first, second, strict=False))
-
-
-def lies_in(start: float, end: float, low: float, high: float) -> bool:
-    """Tell whether an event counts for the stretch from low to high: it covers a tenth of it, or lies in it mostly."""
-    inside = min(end, high) - max(start, low)
-    return inside >= COVERED * (high - low) or inside > CONTAINED * (end - start)
 
 
 def into_cells(
@@ -229,9 +132,8 @@ def into_cells(
             if event.file not in ends or not event.label:
                 continue
             start, end = max(event.start, 0.0), max(event.end, 0.0)
-            last = max(int(np.ceil(end / step)), int(start // step) + 1)  # a moment lies in a cell too
-            count = counts_of[event.file]
-            for cell in range(min(int(start // step), count - 1), min(last, count)):
+            count, inside = counts_of[event.file], stretches_of(start, end, step)
+            for cell in range(min(inside.start, count - 1), min(inside.stop, count)):
                 if start == end or lies_in(start, end, cell * step, (cell + 1) * step):
                     at = first[event.file] + cell, column[event.label]
                     if is_truth:
@@ -359,7 +261,7 @@ def main() -> None:
     if not args.step > 0:
         parser.error("--step is more than 0")
     detections, names, lengths = read_detections(args.detections)
-    truth = read_truth(args.truth, args.label_column)
+    truth = read_annotations(args.truth, args.label_column)
     files = match_files({event.file for event in truth}, lengths)
     classes = sorted({*names.values(), *(event.label for event in detections)})
     unknown = sorted({event.label for event in truth if event.label and fold(event.label) not in names})

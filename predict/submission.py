@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config import PipelineError
-from predict.evaluateDetections import Event, lies_in, read_truth
 from predict.formats.competitions import STEP
+from preprocess.annotations import Event, lies_in, read_annotations
 from preprocess.metadata import fold, read_lines, read_rows
 from preprocess.pieces import seconds
 from preprocess.sources.kaggle import NO_CALL, soundscape_pieces
@@ -66,14 +66,14 @@ def read_submission(path: Path) -> Table:
 def read_row_truth(path: Path, submission: Table) -> Table:
     """Return the truth of a submission's rows: a file of any kind, or annotations.
 
-    Annotations are Raven tables or a CSV of file, start, end, class_id, as `evaluateDetections` reads them; then the
+    Annotations are Raven tables or a CSV of file, start, end, class_id, as `read_annotations` reads them; then the
     rows are those of the submission in the annotated files.
 
     Raises:
         PipelineError: if it cannot be read, or holds no row of the submission.
     """
     if path.is_dir() or path.suffix.lower() == ".txt" or {fold(name) for name in _header(path)} >= ANNOTATIONS:
-        truth = _of_annotations(read_truth(path), submission)
+        truth = _of_annotations(read_annotations(path), submission)
     else:
         truth = read_submission(path)
         if not truth.decided and not np.isin(truth.scores, (0, 1)).all():

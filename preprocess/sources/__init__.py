@@ -11,11 +11,12 @@ recordings really lie in.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from config import Data, PipelineError, open_part
+from config import ConfigError, Data, PipelineError, open_part
 from preprocess import audio
 from preprocess.recordings import Recording, Reject, Species, shown
 
@@ -85,3 +86,20 @@ def find_root(root: str, what: str) -> Path:
     if not root or not path.is_dir():
         raise PipelineError(f"data.root is no folder: {root!r}. Expected: {what}.")
     return path
+
+
+def open_pattern(option: str, text: str) -> re.Pattern | None:
+    """Return the regular expression with a group that an option of [data] gives, None if it is empty.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if not text:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"Invalid value for data.{option}. Received: {text!r}: {error}.") from None
+    if pattern.groups < 1:
+        raise ConfigError(f"Invalid value for data.{option}. Received: {text!r}. Expected: a (group).")
+    return pattern

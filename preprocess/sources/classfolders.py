@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ConfigError
 from preprocess import audio
 from preprocess.metadata import check_class_id, check_name
 from preprocess.recordings import Recording, Reject, Species, shown
-from preprocess.sources import Corpus, find_audio, find_root
+from preprocess.sources import Corpus, find_audio, find_root, open_pattern
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Source:
         Raises:
             PipelineError: if it is no folder, or group_pattern is no regular expression with a group.
         """
-        self._pattern()
+        open_pattern("group_pattern", self.group_pattern)
         return find_root(self.root, "a folder with one folder of audio per class")
 
     def read(self, root: Path) -> Corpus:
         """Return one recording of the training part for every audio file."""
-        pattern = self._pattern()
+        pattern = open_pattern("group_pattern", self.group_pattern)
         recordings, taxa, rejects = [], {}, []
         files, refused = find_audio(root, root)
         rejects += [row for row in refused if not self._leaves_out(row.file)]
@@ -60,21 +59,6 @@ class Source:
     def _leaves_out(self, file: str) -> bool:
         folder = file.partition("/")[0]
         return folder in self.exclude or ("/" in file and folder.startswith("."))
-
-    def _pattern(self) -> re.Pattern | None:
-        if not self.group_pattern:
-            return None
-        try:
-            pattern = re.compile(self.group_pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}: {error}."
-            ) from None
-        if pattern.groups < 1:
-            raise ConfigError(
-                f"Invalid value for data.group_pattern. Received: {self.group_pattern!r}. Expected: a (group)."
-            )
-        return pattern
 
 
 def scientific_name(folder: str) -> str:

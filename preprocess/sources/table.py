@@ -46,6 +46,7 @@ _CLEANED = {
 LONGEST_NAME = 240  # bytes, so that endings can follow
 PIECES = "labels-of-pieces.csv"  # a table that is made, with a further column:
 PROBLEM = "why it could not be cut"  # reason: detail
+WHERE = "what it is of"  # where another source made the table: how a reject is called
 _KEPT = ("background", "scientific_name", "vernacular_name", "locality", "author", "content", "licence")
 
 
@@ -82,15 +83,16 @@ class Source:
         listing = root / PIECES
         table = listing if listing.is_file() else root / self.table
         for line, cells in read_rows(table, ("file", "label")):
+            where = (cells or {}).get(WHERE) or f"{self.table}:{line}"
             if cells is None:
-                rejects.append(Reject(f"{self.table}:{line}", "fetch", "metadata_malformed", "another number of cells"))
+                rejects.append(Reject(where, "fetch", "metadata_malformed", "another number of cells"))
                 continue
             try:
                 if table == listing and cells[PROBLEM]:
                     raise audio.AudioError(*cells[PROBLEM].split(": ", 1))
                 recording = _to_recording(cells, root)
             except audio.AudioError as error:
-                rejects.append(Reject(f"{self.table}:{line}", "fetch", error.reason, error.detail))
+                rejects.append(Reject(where, "fetch", error.reason, error.detail))
                 continue
             recordings.append(recording)
             if recording.class_id:
@@ -110,14 +112,16 @@ def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], fo
 
     Args:
         root: what files are relative to.
-        rows: from `metadata.read_rows`; times are seconds, or hh:mm:ss.
+        rows: from `metadata.read_rows`; times are seconds, or hh:mm:ss. Those with a `PROBLEM` are not cut.
         folder: takes the pieces, and the table `PIECES` of them.
     """
     found: list[dict[str, Any]] = []
     heard: dict[str, list[tuple[float, float, str]]] = {}
     for line, cells in rows:
-        row: dict[str, Any] = {**(cells or {}), PROBLEM: ""}
+        row: dict[str, Any] = {PROBLEM: "", **(cells or {})}
         found.append(row)
+        if row[PROBLEM]:
+            continue
         try:
             if cells is None:
                 raise ValueError(f"another number of cells than columns in line {line}")

@@ -36,12 +36,12 @@ def readers() -> dict:
     """Return the function that reads each kind, as the project does."""
     import config as configuration
     from predict.evaluateDetections import read_table_of_detections
-    from predict.evaluateDetections import read_truth as read_annotations
     from predict.runfile import read_run_file
     from predict.service.listener import read_names
     from predict.submission import read_submission
     from predict.thresholds import read_thresholds
     from preprocess import audio
+    from preprocess.annotations import read_annotations
     from preprocess.download import unpack, unpack_zip
     from preprocess.metadata import read_truth
     from preprocess.recipes.birdclef2016 import Recipe

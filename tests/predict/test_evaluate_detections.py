@@ -11,7 +11,6 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from config import PipelineError
 from predict.evaluateDetections import (
     Cells,
-    Event,
     confusion,
     detection_ap,
     draw,
@@ -19,10 +18,9 @@ from predict.evaluateDetections import (
     figures,
     into_cells,
     main,
-    match_files,
     read_detections,
-    read_truth,
 )
+from preprocess.annotations import Event, match_files, read_annotations
 from tests.conftest import run_script
 from tests.predict.test_formats import ALL, written
 
@@ -100,20 +98,20 @@ def test_raven_tables(tmp_path):
     table.parent.mkdir()
     rows = ["1\tWaveform 1\t1\t1.5\t3.0\t0\t9000\tParus major", "1\tSpectrogram 1\t1\t1.5\t3.0\t0\t9000\tParus major"]
     table.write_text("\n".join([f"{RAVEN}\tSpecies", *rows]) + "\n")
-    assert read_truth(tmp_path) == [Event("rec1", 1.5, 3.0, "Parus major")]
+    assert read_annotations(tmp_path) == [Event("rec1", 1.5, 3.0, "Parus major")]
     many = tmp_path / "many.txt"
     many.write_text(
         f"{RAVEN}\tBegin Path\tFile Offset (s)\tTag\n1\tSpectrogram 1\t1\t61.5\t63.0\t0\t9000\tC:\\d\\b.wav\t1.5\tgt\n"
     )
-    assert read_truth(many, "tag") == [Event("C:/d/b.wav", 1.5, 3.0, "gt")]
+    assert read_annotations(many, "tag") == [Event("C:/d/b.wav", 1.5, 3.0, "gt")]
     with pytest.raises(PipelineError, match=r"no column with the species.*--label-column"):
-        read_truth(many)
+        read_annotations(many)
 
 
 def test_our_own_tables_are_read_back(tmp_path):
     """As truth for the same detections they are all right, and nothing is missed."""
     detections, names, lengths = read_detections(written("csv", tmp_path))
-    truth = read_truth(written("raven", tmp_path), "species code")
+    truth = read_annotations(written("raven", tmp_path), "species code")
     files = match_files({event.file for event in truth}, lengths)
     known = [Event(files[e.file], e.start, e.end, names[e.label]) for e in truth]
     assert {(e.file, e.start, e.end, e.label) for e in known} == {(e.file, e.start, e.end, e.label) for e in detections}
@@ -160,13 +158,13 @@ def test_the_picture_of_many_species_stays_small(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("t.csv", "file,start,end,class_id\na,inf,inf,b\n", "no time or score"),
-        ("t.csv", "file,start,end,class_id\na,0,1e9,b\n", "no time or score"),
-        ("t.csv", "file,start,end,class_id\na,nan,1,b\n", "no time or score"),
-        ("t.csv", "file,start\n", "no column 'end'"),
-        ("t.csv", "file,start,end,class_id\na,x,1,b\n", "no number"),
-        ("t.txt", "Selection\n", "no column 'begin time"),
-        ("t.txt", None, "cannot be read"),
+        ("t.csv", "file,start,end,class_id\na,inf,inf,b\n", "no time"),
+        ("t.csv", "file,start,end,class_id\na,0,1e9,b\n", "no time"),
+        ("t.csv", "file,start,end,class_id\na,nan,1,b\n", "no time"),
+        ("t.csv", "file,start\n", "no column with the end"),
+        ("t.csv", "file,start,end,class_id\na,x,1,b\n", "line 2: no time: 'x'"),
+        ("t.txt", "Selection\n", "no column with the start: start, start time"),
+        ("t.txt", None, "Cannot read"),
         ("", None, "holds no selection table"),
     ],
 )
@@ -174,7 +172,7 @@ def test_what_is_no_truth(tmp_path, name, text, words):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(PipelineError, match=words):
-        read_truth(tmp_path / name if name else tmp_path)
+        read_annotations(tmp_path / name if name else tmp_path)
 
 
 def test_command(tmp_path):
