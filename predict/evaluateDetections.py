@@ -10,8 +10,9 @@ or if most of an annotation lies in it; its score is the best of the detections 
 the truth names are scored: to the others nobody has listened. A low --minimum lets the whole curve be seen.
 
 Truth: Raven selection tables (.txt; a folder of them, or one with Begin File or Begin Path), or a CSV with the columns
-file, start, end, class_id; an empty class_id says that a recording was listened to and holds nothing. Species are
-matched by class id, scientific or vernacular name. Writes species.csv, thresholds.csv, confusion.csv, detections.png.
+file, start, end, class_id, or those of the annotated soundscapes on Zenodo; an empty class_id, or nocall, says that a
+recording was listened to and holds nothing. Species are matched by class id, scientific or vernacular name. Writes
+species.csv, thresholds.csv, confusion.csv, detections.png.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -90,7 +91,8 @@ def read_table_of_detections(path: Path) -> list[dict[str, str]]:
     if missing:
         raise PipelineError(f"{path} has no column {missing[0]!r}.")
     found = []
-    for line, row in rows:
+    for line, cells in rows:
+        row = dict.fromkeys(header, "") | cells
         for name in ("start", "end", "score", *(["duration"] if row.get("duration") else [])):
             try:
                 within = abs(float(row[name])) <= MOST_SECONDS
@@ -134,7 +136,7 @@ def into_cells(
             start, end = max(event.start, 0.0), max(event.end, 0.0)
             count, inside = counts_of[event.file], stretches_of(start, end, step)
             for cell in range(min(inside.start, count - 1), min(inside.stop, count)):
-                if start == end or lies_in(start, end, cell * step, (cell + 1) * step):
+                if lies_in(start, end, cell * step, (cell + 1) * step):
                     at = first[event.file] + cell, column[event.label]
                     if is_truth:
                         held[at] = True

@@ -10,9 +10,10 @@ cmAP (2017, 2018) and the MAP of rows that hold a species; files that say what i
 2021) and the balanced accuracy of species (2022).
 
 The truth is a file of the same kinds, with 0 and 1 for scores; or train_soundscapes_labels.csv (2026) or
-train_soundscape_labels.csv (2021); or Raven tables or a CSV of file, start, end, class_id. An annotation counts for a
-row of 5 s by the rule of evaluateDetections.py. Rows that the submission lacks count as nothing found (a competition
-refuses such a file), and so do species that it lacks. Intervals are over recordings.
+train_soundscape_labels.csv (2021); or Raven tables or a CSV of annotations. Of annotations the rows of the annotated
+files are scored, and an annotation counts for a row by the rule of evaluateDetections.py. Rows that the submission
+lacks count as nothing found (a competition refuses such a file), and so do species that it lacks. Intervals are over
+recordings.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -32,7 +33,7 @@ import numpy as np
 
 from config.commandline import run
 from predict.formats import plain_text
-from predict.submission import Table, read_row_truth, read_submission, recording_of
+from predict.submission import Table, check_size, read_row_truth, read_submission, recording_of
 from train.metrics import (
     average_precision,
     balanced_accuracy,
@@ -75,6 +76,7 @@ def lay_beside(submission: Table, truth: Table) -> Compared:
     known = set(submission.species)
     unknown = [name for name in truth.species if name not in known]
     species = [*submission.species, *unknown]
+    check_size(len(truth.rows), len(species))
     column = {name: i for i, name in enumerate(species)}
     held = np.full((len(truth.rows), len(species)), np.nan if np.isnan(truth.scores).any() else 0.0)
     held[:, [column[name] for name in truth.species]] = truth.scores
@@ -82,7 +84,10 @@ def lay_beside(submission: Table, truth: Table) -> Compared:
     at = {row: i for i, row in enumerate(submission.rows)}
     there = [i for i, row in enumerate(truth.rows) if row in at]
     said[there, : len(submission.species)] = submission.scores[[at[truth.rows[i]] for i in there]]
-    lacks = (np.isnan(said[:, : len(submission.species)]) & ~np.isnan(held[:, : len(submission.species)])).any(axis=1)
+    absent = np.array([row not in at for row in truth.rows])
+    lacks = absent | (np.isnan(said[:, : len(submission.species)]) & ~np.isnan(held[:, : len(submission.species)])).any(
+        axis=1
+    )
     return Compared(
         rows=truth.rows,
         species=species,
@@ -179,11 +184,12 @@ def main() -> None:
         "submission", type=Path, help="file of ./predict.sh --format kaggle20.. or birdclef2018-soundscapes"
     )
     parser.add_argument("--truth", type=Path, required=True, help="file of the same kinds, Raven tables, or CSV")
+    parser.add_argument("--label-column", default="", help="of annotations, with the species")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--species", type=Path, help="CSV to write with the figures of every species")
     args = parser.parse_args()
     submission = read_submission(args.submission)
-    beside = lay_beside(submission, read_row_truth(args.truth, submission))
+    beside = lay_beside(submission, read_row_truth(args.truth, submission, args.label_column))
     result = evaluate(beside)
     if args.species:
         write_rows(args.species, [without_nan(row) for row in per_species(beside)])

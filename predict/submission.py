@@ -19,17 +19,23 @@ import numpy as np
 
 from config import PipelineError
 from predict.formats.competitions import STEP
-from preprocess.annotations import Event, lies_in, read_annotations
-from preprocess.metadata import fold, read_lines, read_rows
+from preprocess.annotations import (
+    LISTS,
+    Event,
+    bare_name,
+    held_in_stretches,
+    is_annotations,
+    read_annotations,
+)
+from preprocess.metadata import NO_CALL, fold, read_lines, read_rows
 from preprocess.pieces import seconds
-from preprocess.sources.kaggle import NO_CALL, soundscape_pieces
+from preprocess.sources.kaggle import soundscape_pieces
 
-ANNOTATIONS = {"file", "start", "end", "class_id"}  # columns of a CSV of them
 KINDS = "row_id,birds; row_id,target; row_id and a column per species; MediaId;TC1-TC2;ClassId;probability"
 VALUES = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
 PAIR = re.compile(r"(.+)_([^_]+)_(\d+)")  # file, species, end
 CODE = re.compile(r"\s*[\d:]+-(\d+:[0-5]\d:[0-5]\d)\s*")  # hh:mm:ss-hh:mm:ss
-MOST_SCORES = 1 << 28  # rows times species: 2 GB
+MOST_SCORES = 1 << 26  # rows times species; real ones have 7 million
 
 Rows = Iterator[tuple[int, str, dict[str, str]]]  # line, row id, other cells
 
@@ -54,26 +60,31 @@ def read_submission(path: Path) -> Table:
     header = _header(path)
     if "row_id" in header:
         read = _of_lists if "birds" in header else _of_pairs if set(header) == {"row_id", "target"} else _of_columns
-        return read(path, _named_rows(path))
+        return _with_rows(path, read(path, _named_rows(path)))
     if len(header) == 4 and CODE.fullmatch(header[1]):
         return _of_codes(path)
     try:
-        return _joined(path, ((f"{Path(file).stem}_{end:.0f}", own) for file, _, end, own in soundscape_pieces(path)))
+        return _with_rows(path, _joined(_row_of(path, *piece) for piece in soundscape_pieces(path)))
     except PipelineError as error:
         raise PipelineError(f"{path} is no submission ({KINDS}), and no table of soundscapes: {error}") from None
 
 
-def read_row_truth(path: Path, submission: Table) -> Table:
+def read_row_truth(path: Path, submission: Table, column: str = "") -> Table:
     """Return the truth of a submission's rows: a file of any kind, or annotations.
 
-    Annotations are Raven tables or a CSV of file, start, end, class_id, as `read_annotations` reads them; then the
-    rows are those of the submission in the annotated files.
+    Annotations are Raven tables or a CSV, as `read_annotations` reads them with `column`; then the rows are those of
+    the submission in the annotated files, and those that it lacks for an annotation.
 
     Raises:
         PipelineError: if it cannot be read, or holds no row of the submission.
     """
-    if path.is_dir() or path.suffix.lower() == ".txt" or {fold(name) for name in _header(path)} >= ANNOTATIONS:
-        truth = _of_annotations(read_annotations(path), submission)
+    header = [] if path.is_dir() else _header(path)
+    if (
+        path.is_dir()
+        or path.suffix.lower() == ".txt"
+        or (is_annotations(header, column) and LISTS not in map(fold, header))
+    ):
+        truth = _of_annotations(read_annotations(path, column), submission)
     else:
         truth = read_submission(path)
         if not truth.decided and not np.isin(truth.scores, (0, 1)).all():
@@ -98,6 +109,12 @@ def _header(path: Path) -> list[str]:
     return [name.strip() for name in next(read_lines(path), (0, []))[1]]
 
 
+def _with_rows(path: Path, table: Table) -> Table:
+    if not table.rows:
+        raise PipelineError(f"{path} holds no row.")
+    return table
+
+
 def _named_rows(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
     """Yield line, row id and the other cells by column of a file with the column row_id; every row once."""
     seen = set()
@@ -111,22 +128,36 @@ def _named_rows(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
         yield line, row, cells
 
 
-def _filled(path: Path, rows: Sized, species: Iterable[str], value: float) -> tuple[list[str], np.ndarray]:
+def _filled(rows: Sized, species: Iterable[str], value: float) -> tuple[list[str], np.ndarray]:
     """Return sorted species, and a table of `value` for them."""
     names = sorted(set(species))
-    if not rows:
-        raise PipelineError(f"{path} holds no row.")
-    if len(rows) * len(names) > MOST_SCORES:
-        raise PipelineError(f"{path} is too large: {len(rows)} rows of {len(names)} species.")
+    check_size(len(rows), len(names))
     return names, np.full((len(rows), len(names)), value)
 
 
-def _joined(path: Path, rows: Iterable[tuple[str, Iterable[str]]]) -> Table:
+def check_size(rows: int, species: int) -> None:
+    """Make sure that a table is not larger than any real one.
+
+    Raises:
+        PipelineError: if it is.
+    """
+    if rows * species > MOST_SCORES:
+        raise PipelineError(f"That is too much to compare: {rows} rows of {species} species.")
+
+
+def _row_of(path: Path, file: str, start: float, end: float, labels: list[str]) -> tuple[str, list[str]]:
+    """Return the row of a piece of a soundscape, and its labels."""
+    if abs(end - start - STEP) > 0.5:
+        raise PipelineError(f"{path} has a piece from {start:g} to {end:g} s. Expected: pieces of {STEP:g} s.")
+    return f"{bare_name(Path(file))}_{end:.0f}", labels
+
+
+def _joined(rows: Iterable[tuple[str, Iterable[str]]]) -> Table:
     """Return the table of rows and the species in them; a row may come several times."""
     held: dict[str, set[str]] = {}
     for row, names in rows:
         held.setdefault(row, set()).update(names)
-    species, scores = _filled(path, held, (name for own in held.values() for name in own), 0.0)
+    species, scores = _filled(held, (name for own in held.values() for name in own), 0.0)
     column = {name: i for i, name in enumerate(species)}
     for own, names in zip(scores, held.values(), strict=True):
         own[[column[name] for name in names]] = 1
@@ -134,7 +165,7 @@ def _joined(path: Path, rows: Iterable[tuple[str, Iterable[str]]]) -> Table:
 
 
 def _of_lists(path: Path, rows: Rows) -> Table:
-    return _joined(path, ((row, set(cells["birds"].split()) - {NO_CALL}) for _, row, cells in rows))
+    return _joined((row, set(cells["birds"].split()) - {NO_CALL}) for _, row, cells in rows)
 
 
 def _of_pairs(path: Path, rows: Rows) -> Table:
@@ -146,11 +177,13 @@ def _of_pairs(path: Path, rows: Rows) -> Table:
         if value is None:
             raise PipelineError(f"{path}, line {line}: target is True or False, not {cells['target'][:40]!r}.")
         found.setdefault(f"{match[1]}_{match[3]}", {})[match[2]] = value
-    return _of_scores(path, found, np.nan, decided=True)
+    return _of_scores(found, np.nan, decided=True)
 
 
 def _of_columns(path: Path, rows: Rows) -> Table:
     ids, scores, species = [], [], [name for name in _header(path) if name != "row_id"]
+    if not species:
+        raise PipelineError(f"{path} holds no species.")
     for line, row, cells in rows:
         if len(cells) < len(species):
             raise PipelineError(f"{path}: a column comes twice.")
@@ -162,11 +195,8 @@ def _of_columns(path: Path, rows: Rows) -> Table:
             raise PipelineError(f"{path}, line {line}: a score is no number.")
         ids.append(row)
         scores.append(own)
-        if len(ids) * len(species) > MOST_SCORES:
-            raise PipelineError(f"{path} is too large: more than {MOST_SCORES} scores.")
-    if not ids or not species:
-        raise PipelineError(f"{path} holds no row, or no species.")
-    return Table(ids, species, np.stack(scores), decided=False)
+        check_size(len(ids), len(species))
+    return Table(ids, species, np.array(scores).reshape(len(ids), len(species)), decided=False)
 
 
 def _of_codes(path: Path) -> Table:
@@ -174,29 +204,30 @@ def _of_codes(path: Path) -> Table:
     for line, row in read_lines(path):
         match = CODE.fullmatch(row[1]) if len(row) == 4 else None
         try:
-            score = float(row[3]) if match else np.nan
+            end, score = (seconds(match[1]), float(row[3])) if match else (0.0, np.nan)
         except ValueError:
             score = np.nan
         if not np.isfinite(score):
             raise PipelineError(f"{path}, line {line}: expected MediaId;TC1-TC2;ClassId;probability.")
-        own = found.setdefault(f"{row[0]}_{seconds(match[1]):.0f}", {})
+        own = found.setdefault(f"{row[0]}_{end:.0f}", {})
         if row[2] in own:
             raise PipelineError(f"{path}, line {line}: {row[0]} lists species {row[2]} twice for {row[1]}.")
         own[row[2]] = score
-    return replace(_of_scores(path, found, 0.0, decided=False), listed=False)
+    return replace(_of_scores(found, 0.0, decided=False), listed=False)
 
 
 def _with_empty_rows(truth: Table, submission: Table) -> Table:
     """Return a truth with the submission's other rows of the same recordings, which hold nothing."""
     known, recordings = set(truth.rows), {recording_of(row) for row in truth.rows}
     others = [row for row in submission.rows if row not in known and recording_of(row) in recordings]
+    check_size(len(truth.rows) + len(others), len(truth.species))
     scores = np.concatenate([truth.scores, np.zeros((len(others), len(truth.species)))])
     return replace(truth, rows=[*truth.rows, *others], scores=scores)
 
 
-def _of_scores(path: Path, found: dict[str, dict[str, float]], unsaid: float, decided: bool) -> Table:
+def _of_scores(found: dict[str, dict[str, float]], unsaid: float, decided: bool) -> Table:
     """Return the table of row -> species -> score."""
-    species, scores = _filled(path, found, (name for own in found.values() for name in own), unsaid)
+    species, scores = _filled(found, (name for own in found.values() for name in own), unsaid)
     column = {name: i for i, name in enumerate(species)}
     for own, named in zip(scores, found.values(), strict=True):
         own[[column[name] for name in named]] = list(named.values())
@@ -204,35 +235,44 @@ def _of_scores(path: Path, found: dict[str, dict[str, float]], unsaid: float, de
 
 
 def _of_annotations(events: Sequence[Event], submission: Table) -> Table:
-    """Return what annotations say of the rows of a submission: those of the annotated files.
+    """Return what annotations say of the rows of a submission in the annotated files, and of rows that it lacks.
 
     Raises:
-        PipelineError: if a row could be of two annotated files.
+        PipelineError: if a row could be of two annotated files, or does not end after a whole number of `STEP`.
     """
     by_file: dict[str, list[Event]] = {}
     for event in events:
         by_file.setdefault(event.file, []).append(event)
     stems, shorter = defaultdict(list), defaultdict(list)
     for file in by_file:
-        stem = PurePosixPath(file).stem
+        stem = bare_name(PurePosixPath(file))
         stems[stem].append(file)
         shorter["_".join(stem.split("_")[:2])].append(file)  # a row of 2021 is <audio>_<site>_<end>
     called = {fold(name): name for name in submission.species}
-    held: dict[str, list[str]] = {}
+    names_of = {file: [called.get(fold(event.label), event.label) for event in own] for file, own in by_file.items()}
+    inside = {
+        file: held_in_stretches([replace(e, label=n) for e, n in zip(own, names_of[file], strict=True)], STEP)
+        for file, own in by_file.items()
+    }
+    held: dict[str, Iterable[str]] = {}
+    recordings: dict[str, str] = {}
     for row in submission.rows:
         recording = recording_of(row)
-        files = stems.get(recording) or stems.get(PurePosixPath(recording).stem) or shorter.get(recording)
+        files = stems.get(recording) or stems.get(bare_name(PurePosixPath(recording))) or shorter.get(recording)
         if not files:
             continue
         if len(files) > 1:
             raise PipelineError(f"{row} could be of {' or '.join(files[:2])} of the truth. Score one at a time.")
-        end = float(row.rpartition("_")[2]) if recording != row else np.inf
-        start = end - STEP if recording != row else 0.0
-        held[row] = [
-            called.get(fold(event.label), event.label)
-            for event in by_file[files[0]]
-            if event.label and (recording == row or lies_in(event.start, event.end, start, end))
-        ]
-    species = sorted({name for names in held.values() for name in names})
-    scores = np.array([[name in names for name in species] for names in held.values()], np.float64)
-    return Table(list(held), species, scores.reshape(len(held), len(species)), decided=True)
+        if recording == row:
+            held[row] = filter(None, names_of[files[0]])
+        elif int(row.rpartition("_")[2]) % STEP:
+            raise PipelineError(f"{row} does not end after a whole number of {STEP:g} s.")
+        else:
+            held[row] = inside[files[0]].get(int(row.rpartition("_")[2]) // int(STEP) - 1, ())
+        recordings[files[0]] = recording
+    for file, own in inside.items():
+        recording = recordings.get(file, bare_name(PurePosixPath(file)))
+        if recording not in held:  # it is no row as a whole
+            for k, labels in own.items():
+                held.setdefault(f"{recording}_{(k + 1) * STEP:.0f}", labels)
+    return _joined(held.items())

@@ -42,7 +42,7 @@ from preprocess.recordings import (
 )
 from preprocess.resample import wav_name
 from preprocess.selection import limit_recordings, rules, select
-from preprocess.sources import Corpus, open_source
+from preprocess.sources import Corpus, expanded, open_source
 from preprocess.whole import whole_file
 
 
@@ -193,7 +193,7 @@ def settled(value: Any, key: str = "") -> Any:
     if key == "keep_archives":
         return None
     if key == "root" and isinstance(value, str) and value:
-        return str(Path(value).expanduser().resolve())
+        return str(expanded(value).resolve())
     if isinstance(value, dict):
         return {name: settled(item, name) for name, item in value.items()}
     return [settled(item) for item in value] if isinstance(value, list | tuple) else value

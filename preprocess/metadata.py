@@ -15,6 +15,7 @@ from config import PipelineError
 from preprocess.audio import AudioError
 from preprocess.recordings import BACKGROUND_SEPARATOR, Species
 
+NO_CALL = "nocall"  # what competitions call stretches without a species
 MAX_TABLE_BYTES = 1 << 29  # the largest real one, 2020, has some 20 MB
 MAX_LITERAL_CHARACTERS = 1 << 14  # a list in a cell; real ones have up to 1,000
 _UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))

@@ -12,7 +12,7 @@ from config import PipelineError
 from predict.detections import Result, on_grid
 from predict.formats import Facts, open_csv
 from predict.runfile import write_run_file
-from preprocess.sources.kaggle import NO_CALL
+from preprocess.metadata import NO_CALL
 
 STEP = 5.0  # s, in which soundscapes are counted
 MOST_2018 = 100  # species per recording

@@ -82,14 +82,22 @@ def find_root(root: str, what: str) -> Path:
     Raises:
         PipelineError: if there is no such folder; `what` says what it should hold.
     """
-    path = Path(root).expanduser().resolve()
+    path = expanded(root).resolve()
     if not root or not path.is_dir():
         raise PipelineError(f"data.root is no folder: {root!r}. Expected: {what}.")
     return path
 
 
-def open_pattern(option: str, text: str) -> re.Pattern | None:
-    """Return the regular expression with a group that an option of [data] gives, None if it is empty.
+def expanded(text: str) -> Path:
+    """Return a path with the home folder for ~, or as it is where there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def open_pattern(option: str, text: str, groups: int = 1) -> re.Pattern | None:
+    """Return the regular expression that an option of [data] gives, with so many groups; None if it is empty.
 
     Raises:
         ConfigError: if it is none.
@@ -100,6 +108,6 @@ def open_pattern(option: str, text: str) -> re.Pattern | None:
         pattern = re.compile(text)
     except re.error as error:
         raise ConfigError(f"Invalid value for data.{option}. Received: {text!r}: {error}.") from None
-    if pattern.groups < 1:
+    if pattern.groups < groups:
         raise ConfigError(f"Invalid value for data.{option}. Received: {text!r}. Expected: a (group).")
     return pattern

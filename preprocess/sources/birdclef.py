@@ -18,7 +18,7 @@ from config import PipelineError
 from preprocess import audio, download
 from preprocess.metadata import Names, clean_date, clean_number, clean_time, complete, known, observation
 from preprocess.recordings import Recording, Reject, Species, shown
-from preprocess.sources import Corpus
+from preprocess.sources import Corpus, expanded
 
 ARCHIVES = ("BirdCLEF2016TrainingSet.tar.gz", "BirdCLEF2016TestSet.tar.gz")
 MAX_XML_BYTES = 64 * 1024  # real files have 1-3 KB
@@ -44,7 +44,7 @@ class Source:
         """
         if not self.root:
             download.fetch_archives([self.url.rstrip("/") + "/" + name for name in ARCHIVES], raw, self.keep_archives)
-        root = Path(self.root).expanduser().resolve() if self.root else raw
+        root = expanded(self.root).resolve() if self.root else raw
         check_layout(root)
         return root
 

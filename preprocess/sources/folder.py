@@ -10,7 +10,7 @@ from config import PipelineError
 from preprocess import audio
 from preprocess.metadata import recorder_name
 from preprocess.recordings import Recording, Reject, shown
-from preprocess.sources import Corpus, find_audio
+from preprocess.sources import Corpus, expanded, find_audio
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Source:
         Raises:
             PipelineError: if there is nothing at root.
         """
-        path = Path(self.root).expanduser().resolve()
+        path = expanded(self.root).resolve()
         if not self.root or not path.exists():
             raise PipelineError(f"There is no file or folder {self.root!r}.")
         for place in self.roots(path):

@@ -27,6 +27,7 @@ from config.commandline import log
 from preprocess import download
 from preprocess.audio import AudioError
 from preprocess.metadata import (
+    NO_CALL,
     Names,
     check_class_id,
     check_name,
@@ -56,7 +57,6 @@ _SOUNDSCAPE_COLUMNS = {  # what the columns may be called; the published descrip
     "end": ("end", "end_time", "end_seconds", "seconds"),
     "labels": ("primary_label", "labels", "label", "birds"),
 }
-NO_CALL = "nocall"
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], fo
     found: list[dict[str, Any]] = []
     heard: dict[str, list[tuple[float, float, str]]] = {}
     for line, cells in rows:
-        row: dict[str, Any] = {PROBLEM: "", **(cells or {})}
+        row: dict[str, Any] = {**(cells or {}), PROBLEM: (cells or {}).get(PROBLEM, "")}
         found.append(row)
         if row[PROBLEM]:
             continue
@@ -146,9 +146,9 @@ def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], fo
             row["file"] = _cut_piece(root, row, folder, taken)
         except audio.AudioError as error:
             row[PROBLEM] = f"{error.reason}: {error.detail}"
-    columns = list(dict.fromkeys(key for row in found for key in row if key not in ("start", "end")))
+    columns = [*(key for row in found for key in row if key not in ("start", "end")), "file", "label"]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(columns)), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(found)
     listing = folder / PIECES
@@ -164,15 +164,8 @@ def _cut_piece(root: Path, row: dict[str, Any], folder: Path, taken: set[str]) -
     Raises:
         AudioError: if the name leads elsewhere, or there is nothing to cut.
     """
-    source = root / check_name(row["file"])
-    try:
-        if not source.resolve().is_relative_to(root.resolve()):
-            raise audio.AudioError("outside_root", "the file lies outside the corpus")
-        if not source.is_file():
-            raise audio.AudioError("no_audio", f"{row['file']} is not there")
-        made_at = source.stat().st_mtime_ns
-    except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
-        raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
+    source = check_inside(root, row["file"])
+    made_at = source.stat().st_mtime_ns
     stem = f"{row['file']}_{round(1000 * row['start'])}_{round(1000 * row['end'])}"
     piece = next(name for k in itertools.count(1) if (name := f"{stem}{f'_{k}' if k > 1 else ''}.flac") not in taken)
     taken.add(piece)
@@ -187,6 +180,23 @@ def _cut_piece(root: Path, row: dict[str, Any], folder: Path, taken: set[str]) -
             raise audio.AudioError("unreadable", "libsndfile cannot cut this piece: another format, or it ends before")
         os.utime(made, ns=(made_at, made_at))
     return piece
+
+
+def check_inside(root: Path, file: str) -> Path:
+    """Return the path of a file of a table after making sure that it is there, and below root.
+
+    Raises:
+        AudioError: reason bad_filename, outside_root, no_audio or unreadable.
+    """
+    path = root / check_name(file)
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise audio.AudioError("outside_root", "the file lies outside the corpus")
+        if not path.is_file():
+            raise audio.AudioError("no_audio", f"{file} is not there")
+    except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
+        raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
+    return path
 
 
 def _to_recording(cells: dict[str, str], root: Path) -> Recording:

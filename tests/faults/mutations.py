@@ -137,6 +137,8 @@ XML = b"""<?xml version="1.0" encoding="UTF-8"?>
 TABLE = b"file,label,split\na.wav,robin,train\n'b.wav',wren,test\nc/d.wav,robin,train\n"
 TRUTH = b'MediaId,ClassId,BackgroundClassIds\n1,aaaaaa,"bbbbbb cccccc"\n2,bbbbbb,\n'
 RUN_FILE = b"1;aaaaaa;0.5\n1;bbbbbb;0.25\n2;aaaaaa;1\n"
+ANNOTATIONS = b"Filename,Start Time (s),End Time (s),Species eBird Code\na.wav,0.5,2,aaaaaa\na.wav,0:05,0:07,bbbbbb\n"
+SOUNDSCAPES = b"P1;00:00:00-00:00:05;aaaaaa;0.5\nP1;00:00:05-00:00:10;bbbbbb;0.25\n"
 SUBMISSION = b"row_id,aaaaaa,bbbbbb\nsoundscape_1_5,0.25,0.5\nsoundscape_1_10,0,1\n"
 DETECTIONS = b"file,start,end,class_id,score\na.wav,0,5,robin,0.5\na.wav,5.0,10.0,wren,0.25\n"
 RAVEN = b"Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tBegin File\tSpecies\n1\tS\t1\t0.5\t2\ta.wav\trobin\n"
@@ -181,6 +183,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], bytes], int]] = {
     "run_file": (".csv", lambda _: RUN_FILE, 0),
     "detections": (".csv", lambda _: DETECTIONS, 0),
     "submission": (".csv", lambda _: SUBMISSION, 0),
+    "soundscapes": (".csv", lambda _: SOUNDSCAPES, 0),
+    "annotations": (".csv", lambda _: ANNOTATIONS, 0),
     "raven": (".txt", lambda _: RAVEN, 0),
     "names": (".csv", lambda _: NAMES, 0),
     "thresholds": (".json", thresholds, 0),

@@ -125,6 +125,8 @@ def readers() -> dict:
         "run_file": read_run_file,
         "detections": read_table_of_detections,
         "submission": read_submission,
+        "soundscapes": read_submission,
+        "annotations": read_annotations,
         "raven": lambda path: read_annotations(path.parent / "raven"),
         "names": lambda path: read_names(path, species),
         "thresholds": run_thresholds,

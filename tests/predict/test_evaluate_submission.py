@@ -221,7 +221,7 @@ def test_annotations_are_a_truth(tmp_path):
     }
     path = a_file(tmp_path / "a.csv", "file,start,end,class_id\nx/quiet.wav,,,\ny/b.wav,1,2,amecro\n")
     of_csv = read_row_truth(path, read_submission(written("kaggle2023", tmp_path)))
-    assert (of_csv.rows, of_csv.species) == (["quiet_5"], [])
+    assert (of_csv.rows, of_csv.species) == (["quiet_5", "b_5"], ["amecro"])  # the second one the submission lacks
 
 
 def test_annotations_of_files_that_differ_in_their_folder(tmp_path):
@@ -235,9 +235,46 @@ def test_annotations_of_files_that_differ_in_their_folder(tmp_path):
         read_row_truth(path, submission)
 
 
+def test_annotated_rows_that_a_submission_lacks_count(tmp_path):
+    """Of a recording that it has and of one that it has not; of Zenodo's tables, by a column that is named."""
+    path = a_file(
+        tmp_path / "t.csv",
+        "Filename,Start Time (s),End Time (s),Tag\na.wav,0,5,x\na.wav,20,25,Y\nb.wav,0,5,y\nb.wav,2,2,x\n",
+    )
+    submission = read_submission(a_file(tmp_path / "s.csv", "row_id,x,y\na_5,0.9,0.1\n"))
+    beside = lay_beside(submission, read_row_truth(path, submission, "tag"))
+    assert dict(zip(beside.rows, beside.relevant.tolist(), strict=True)) == {
+        "a_5": [True, False],
+        "a_25": [False, True],
+        "b_5": [True, True],
+    }
+    assert beside.missing == 2
+    with pytest.raises(PipelineError, match="no submission"):
+        read_row_truth(path, submission)
+    odd = read_submission(a_file(tmp_path / "s.csv", "row_id,x\na_7,0.9\n"))
+    with pytest.raises(PipelineError, match="a_7 does not end after a whole number of 5 s"):
+        read_row_truth(path, odd, "tag")
+
+
+def test_rows_that_hold_nothing_can_be_missing_too():
+    truth = Table(["a_5", "a_10"], [], np.zeros((2, 0)), decided=True)
+    assert lay_beside(Table(["a_5"], [], np.zeros((1, 0)), decided=True), truth).missing == 1
+
+
+def test_what_is_too_large_is_refused():
+    """Small files can name many rows and, elsewhere, many species."""
+    rows, names = [f"a_{5 * i}" for i in range(10_000)], [f"s{i}" for i in range(10_000)]
+    truth = Table(rows, ["x"], np.zeros((10_000, 1)), decided=True)
+    with pytest.raises(PipelineError, match="10000 rows of 10001 species"):
+        lay_beside(Table(["a_0"], names, np.zeros((1, 10_000)), decided=True), truth)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("filename,start,end,primary_label\na.ogg,0,60,x\n", "a piece from 0 to 60 s. Expected: pieces of 5 s"),
+        ("P;00:00:00-1000000:00:00;x;0.5\n", "is no submission|line 1: expected MediaId"),
+        ("row_id\na_5\n", "holds no species"),
         ("", "is no submission"),
         ("a,b\n1,2\n", "is no submission"),
         ("row_id,birds\n", "holds no row"),

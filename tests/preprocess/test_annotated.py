@@ -1,6 +1,8 @@
 """Annotations read from tables of several makers, and corpora of the pieces that they name."""
 
 import csv
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,18 @@ from preprocess.annotations import (
     CONTAINED,
     COVERED,
     Event,
-    candidates,
+    bare_name,
+    find_files,
     held_in_stretches,
+    match_files,
     read_annotations,
     time_of,
 )
 from preprocess.fetchData import fetch
 from preprocess.recordings import Recording, Reject, read_table
 from preprocess.sources.annotated import Source
+from preprocess.sources.table import PIECES, PROBLEM
+from preprocess.sources.table import Source as Table
 
 RATE = 8000
 RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
@@ -74,7 +80,8 @@ def test_tables_of_several_makers(tmp_path, name, text):
 
 def test_what_is_wrong_is_told_or_collected(tmp_path):
     """Without a list the first problem ends it; with one, only the lines and tables that have it are lost."""
-    path = made(tmp_path, "file,start,end,class_id\na,0,5,x\na,soon,5,x\n,0,5,x\nb,,,\nc,1e7,5,y\na,5,9,x\n")
+    lines = ["a,0,5,x", "a,soon,5,x", ",0,5,x", "b,,,", "c,1e7,5,y", "a,5,9,x", "a,9,3,x", "a,-9,-3,x", "a,15"]
+    path = made(tmp_path, "\n".join(["file,start,end,class_id", *lines, 'c,1,2,"x', "c,2,3,y"]))
     with pytest.raises(PipelineError, match=r"annotations\.csv, line 3: no time: 'soon'"):
         read_annotations(path)
     problems = []
@@ -83,13 +90,33 @@ def test_what_is_wrong_is_told_or_collected(tmp_path):
         Event("b", 0, 0, ""),
         Event("a", 5, 9, "x"),
     ]
-    assert [where for where, _ in problems] == ["annotations.csv:3", "annotations.csv:4", "annotations.csv:6"]
+    assert [where.partition(":")[2] for where, _ in problems] == ["3", "4", "6", "8", "9", "10", "12"]
+    assert [what[:20] for _, what in problems[3:]] == [
+        "it ends at 3 s, befo",
+        "it ends at -3 s, bef",
+        "the line is cut off",
+        "a cell of several li",
+    ]
     made(tmp_path, "no\ttable\n", "one.txt")
     made(tmp_path, f"{RAVEN}\tSpecies\n1\tS\t1\t1\t2\t0\t9\tx\n", "two.txt")
     (tmp_path / "three.txt").write_bytes(b"\xff\xfe\x00")
     problems = []
-    assert [event.file for event in read_annotations(tmp_path, problems=problems)] == ["two.txt"]
+    assert [event.file for event in read_annotations(tmp_path, problems=problems)] == ["two"]
     assert [where for where, _ in problems] == ["one.txt", "three.txt"]
+
+
+def test_species_of_competitions_and_comments_of_raven(tmp_path):
+    """Lists are taken apart, nocall is nothing; an empty species is not that of a comment beside it."""
+    path = made(tmp_path, "filename,start,end,primary_label\na.ogg,0:00,0:05,22961;grekis\nb.ogg,0:00,0:05,nocall\n")
+    assert read_annotations(path) == [
+        Event("a.ogg", 0, 5, "22961"),
+        Event("a.ogg", 0, 5, "grekis"),
+        Event("b.ogg", 0, 0, ""),
+    ]
+    path = made(tmp_path, f"{RAVEN}\tSpecies\tAnnotation\n1\tS\t1\t1\t2\t0\t9\t\tloud rain\n", "a.txt")
+    assert read_annotations(path) == [Event("a", 1, 2, "")]
+    path = made(tmp_path, f"{RAVEN}\tBegin File\tSpecies\n1\tS\t1\t1\t2\t0\t9\t\tx\n", "a.txt")
+    assert read_annotations(path) == [Event("a", 1, 2, "x")]
 
 
 @pytest.mark.parametrize(("text", "value"), [("5", 5), ("00:01:00", 60), ("1:00:00.5", 3600.5), ("-0.5", -0.5)])
@@ -104,13 +131,41 @@ def test_no_times(text):
 
 
 def test_files_that_annotations_can_mean():
-    files = ["A/rec.wav", "B/rec.wav", "C/other.flac"]
-    assert candidates(["rec.wav", "A/rec.wav", "other", "gone.wav"], files) == {
-        "rec.wav": {"A/rec.wav", "B/rec.wav"},
-        "A/rec.wav": {"A/rec.wav"},
-        "other": {"C/other.flac"},
-        "gone.wav": set(),
+    files = ["A/rec.wav", "B/rec.wav", "C/other.flac", "s/a.wav", "s/a.flac", "S.2020.05.wav"]
+    found, unclear = find_files(
+        ["rec.wav", "A/rec.wav", "/mnt/C/other.wav", "gone.wav", "a.wav", "x/B/gone.wav", "S.2020.05"], files
+    )
+    assert found == {
+        "/mnt/C/other.wav": "C/other.flac",
+        "a.wav": "s/a.wav",  # the one of the same ending
+        "A/rec.wav": "A/rec.wav",
+        "S.2020.05": "S.2020.05.wav",
     }
+    assert unclear == {"rec.wav": "rec.wav could be any of A/rec.wav, B/rec.wav"}
+    with pytest.raises(PipelineError, match="unclear: rec"):
+        match_files(["rec.wav"], files)
+
+
+def test_two_annotated_recordings_are_not_one_file():
+    """Only one of two sites was copied: whose annotations are right nobody can say."""
+    found, unclear = find_files(["A/rec.wav", "B/rec.wav", "A/one.wav", "one"], ["rec.wav", "one.wav"])
+    assert found == {"A/one.wav": "one.wav", "one": "one.wav"}
+    assert unclear.keys() == {"A/rec.wav", "B/rec.wav"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "S.1.wav",
+        "S.1.FLAC",
+        "S.1.Table.1.selections.txt",
+        "S.1.selections.txt",
+        "S.1.BirdNET.selection.table.txt",
+        "S.1.txt",
+    ],
+)
+def test_what_tables_are_named_by(name):
+    assert bare_name(Path("x") / name) == "S.1"
 
 
 spans = st.tuples(st.integers(0, 300), st.integers(1, 200)).map(lambda pair: (pair[0] / 10, (pair[0] + pair[1]) / 10))
@@ -120,18 +175,23 @@ spans = st.tuples(st.integers(0, 300), st.integers(1, 200)).map(lambda pair: (pa
 def test_stretches_are_those_of_a_count_by_tenths_of_a_second(drawn, length):
     """A stretch holds a species if any of its events fills a tenth of it, or has more than half of itself in it."""
     held = held_in_stretches([Event("f", start, end, label) for (start, end), label in drawn], length)
-    expected: dict[int, dict[str, int]] = {}
+    expected: dict[int, dict[str, set[int]]] = {}
     size = round(10 * length)
     for (start, end), label in drawn:
         moments = range(round(10 * start), round(10 * end))
         for k in {moment // size for moment in moments}:
-            inside = sum(moment // size == k for moment in moments)
-            if 10 * inside >= round(10 * COVERED) * size or inside > CONTAINED * len(moments):
-                own = expected.setdefault(k, {})
-                own[label] = own.get(label, 0) + inside
+            inside = {moment for moment in moments if moment // size == k}
+            if 10 * len(inside) >= round(10 * COVERED) * size or len(inside) > CONTAINED * len(moments):
+                expected.setdefault(k, {}).setdefault(label, set()).update(inside)
     assert held.keys() == expected.keys()
     for k, own in expected.items():
-        assert held[k] == pytest.approx({label: tenths / 10 for label, tenths in own.items()})
+        assert held[k] == pytest.approx({label: len(tenths) / 10 for label, tenths in own.items()})
+
+
+def test_moments_and_what_lies_before_the_beginning():
+    """A moment lies in one stretch; seconds that two events cover count once."""
+    events = [Event("f", 2, 2, "x"), Event("f", -1, 1, "y"), Event("f", 5, 8, "z"), Event("f", 6, 9, "z")]
+    assert held_in_stretches(events, 5.0) == {0: {"x": 0, "y": 1}, 1: {"z": 4}}
 
 
 # Corpora
@@ -158,7 +218,6 @@ def test_pieces_hold_what_was_annotated(tmp_path):
         ("S2_20200501_060000.flac_10000_15000.flac", "amecro", "", "S2", "test"),
     ]
     assert [kind.class_id for kind in corpus.species] == ["amecro", "Parus major"]
-    assert [kind.scientific_name for kind in corpus.species] == ["", "Parus major"]
     assert corpus.rejects == []
     samples, rate = soundfile.read(tmp_path / "raw/pieces/day1/S1_20200501_060000.wav_5000_10000.flac", dtype="int16")
     np.testing.assert_array_equal(samples, np.repeat(np.arange(5, 10) * 1000, RATE))
@@ -166,11 +225,54 @@ def test_pieces_hold_what_was_annotated(tmp_path):
 
 
 def test_length_of_pieces_and_scientific_names(tmp_path):
+    """Names are those of the table: what looks like one may be none."""
     soundscape(tmp_path / "r" / "a.wav")
-    made(tmp_path / "r", "file,start,end,class_id\na.wav,2,14,Parus major\n")
+    made(tmp_path / "r", "file,start,end,class_id,scientific_name\na.wav,2,14,House sparrow,Passer domesticus\n")
     corpus = read(tmp_path / "r", tmp_path / "raw", seconds=10)
     assert [row.file for row in corpus.recordings] == ["a.wav_0_10000.flac", "a.wav_10000_20000.flac"]
-    assert corpus.species[0].scientific_name == "Parus major"
+    assert [(kind.class_id, kind.scientific_name) for kind in corpus.species] == [
+        ("House sparrow", "Passer domesticus")
+    ]
+    made(tmp_path / "r", "file,start,end,class_id\na.wav,2,14,House sparrow\n")
+    assert read(tmp_path / "r", tmp_path / "raw").species[0].scientific_name == ""
+
+
+@pytest.mark.parametrize("seconds", [0.7, 1.1, 2.3, 3.3])
+def test_neighbours_are_no_background(tmp_path, seconds):
+    """Whatever the rounding of times does."""
+    soundscape(tmp_path / "r" / "a.wav")
+    middle = [(k + 0.5) * seconds for k in range(int(30 / seconds))]
+    lines = [f"a.wav,{m - 0.2 * seconds},{m + 0.2 * seconds},{'xy'[k % 2]}" for k, m in enumerate(middle)]
+    made(tmp_path / "r", "\n".join(["file,start,end,class_id", *lines]))
+    corpus = read(tmp_path / "r", tmp_path / "raw", seconds=seconds)
+    assert [(row.class_id, row.background) for row in corpus.recordings] == [
+        ("xy"[k % 2], "") for k in range(len(middle))
+    ]
+
+
+def test_annotations_that_go_beyond_the_recording(tmp_path):
+    """They are cut at its end, and those behind it are listed, once each."""
+    soundscape(tmp_path / "r" / "a.wav", 12)
+    made(tmp_path / "r", "file,start,end,class_id\na.wav,9,900000,x\na.wav,12,17,x\n")
+    corpus = read(tmp_path / "r", tmp_path / "raw")
+    assert [row.file for row in corpus.recordings] == ["a.wav_5000_10000.flac", "a.wav_10000_15000.flac"]
+    assert [(row.file, row.reason, row.detail) for row in corpus.rejects] == [
+        ("a.wav, 12 s", "metadata_malformed", "the recording ends at 12 s")
+    ]
+
+
+def test_names_that_are_no_text(tmp_path):
+    """Of tables, of recordings, and in tables; what is beside them is taken."""
+    root = tmp_path / "r"
+    soundscape(root / "a.wav")
+    table = f"{RAVEN}\tSpecies\n1\tS\t1\t1\t2\t0\t9\tx\n".encode()
+    for name in (b"a.Table.1.selections.txt", b"b\xff.Table.1.selections.txt", b"b\xff.txt"):
+        (root / os.fsdecode(name)).write_bytes(table if b"Table" in name else b"junk\n")
+    shutil.copy(root / "a.wav", os.fsencode(root) + b"/b\xff.wav")
+    corpus = read(root, tmp_path / "raw", annotations="")
+    assert [row.file for row in corpus.recordings] == ["a.wav_0_5000.flac"]
+    assert [row.reason for row in corpus.rejects] == ["metadata_malformed"] * 2
+    assert all(row.file.isprintable() for row in corpus.rejects)
 
 
 def test_raven_tables_beside_the_recordings(tmp_path):
@@ -206,9 +308,9 @@ def test_bad_input_costs_only_itself(tmp_path):
         "annotations.csv:3": "metadata_malformed",
         "twice.wav": "duplicate_name",
         "gone.wav": "no_audio",
-        "broken.wav, 0 s": "unreadable",
+        "broken.wav": "unreadable",
         "good.wav, 10 s": "bad_class_id",
-        "good.wav, 100 s": "unreadable",
+        "good.wav, 100 s": "metadata_malformed",
     }
 
 
@@ -229,9 +331,10 @@ def test_detections_are_annotations(tmp_path):
 def test_what_cannot_be_a_corpus(tmp_path):
     made(tmp_path / "r", "file,start\n")
     for options, kind, words in (
-        ({}, PipelineError, "holds nothing that can be read .*no column with the end"),
-        ({"annotations": "none.csv"}, PipelineError, "holds nothing that can be read .*Cannot read"),
+        ({}, PipelineError, "holds no annotation that can be used .*no column with the end"),
+        ({"annotations": "none.csv"}, PipelineError, "holds no annotation that can be used .*Cannot read"),
         ({"annotations": ""}, PipelineError, "holds no selection table"),
+        ({"annotations": "~nobody-here/x.csv"}, PipelineError, "Cannot read"),
         ({"group_pattern": "("}, ConfigError, "data.group_pattern"),
         ({"test_pattern": "("}, ConfigError, "data.test_pattern"),
     ):
@@ -239,3 +342,23 @@ def test_what_cannot_be_a_corpus(tmp_path):
             read(tmp_path / "r", tmp_path / "raw", **options)
     with pytest.raises(PipelineError, match=r"data\.root is no folder"):
         read(tmp_path / "nowhere", tmp_path / "raw")
+
+
+def test_recordings_that_are_not_there_are_listed(tmp_path):
+    """The commonest mistake, another root: stage 1 says that there is nothing, and rejected.csv why."""
+    made(tmp_path / "r", "file,start,end,class_id\ngone.wav,0,5,x\n")
+    keys = ["data.source=annotated", f"data.root={tmp_path / 'r'}", "data.annotations=annotations.csv"]
+    settings = configuration.load(None, [*keys, "data.corpus=c", f"data.folder={tmp_path / 'd'}"])
+    with pytest.raises(PipelineError, match="no_audio"):
+        fetch(settings, 1)
+
+
+def test_pieces_of_a_table_are_listed_as_before(tmp_path):
+    """The order of columns stays, so that what was made before stays what it is."""
+    root = tmp_path / "t"
+    soundscape(root / "a.wav")
+    made(root, "file,label,start,end\na.wav,x,0,5\n", "labels.csv")
+    Table(root=str(root)).fetch(tmp_path / "raw", 0, 1)
+    header, row = (tmp_path / "raw" / "pieces" / PIECES).read_text().splitlines()
+    assert header == f"file,label,{PROBLEM},background,group"
+    assert row == "a.wav_0_5000.flac,x,,,a.wav"
