@@ -33,7 +33,8 @@ from preprocess.sources.kaggle import soundscape_pieces
 
 KINDS = "row_id,birds; row_id,target; row_id and a column per species; MediaId;TC1-TC2;ClassId;probability"
 VALUES = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
-PAIR = re.compile(r"(.+)_([^_]+)_(\d+)")  # file, species, end
+PAIR = re.compile(r"(.+)_([^_]+)_([0-9]{1,7})")  # file, species, end
+END = re.compile(r"[0-9]{1,7}")  # s, of a row
 CODE = re.compile(r"\s*[\d:]+-(\d+:[0-5]\d:[0-5]\d)\s*")  # hh:mm:ss-hh:mm:ss
 MOST_SCORES = 1 << 26  # rows times species; real ones have 7 million
 
@@ -78,12 +79,9 @@ def read_row_truth(path: Path, submission: Table, column: str = "") -> Table:
     Raises:
         PipelineError: if it cannot be read, or holds no row of the submission.
     """
-    header = [] if path.is_dir() else _header(path)
-    if (
-        path.is_dir()
-        or path.suffix.lower() == ".txt"
-        or (is_annotations(header, column) and LISTS not in map(fold, header))
-    ):
+    of_raven = path.is_dir() or path.suffix.lower() == ".txt"
+    header = [] if of_raven else [fold(name) for name in _header(path)]
+    if of_raven or (is_annotations(header, column) and LISTS not in header):
         truth = _of_annotations(read_annotations(path, column), submission)
     else:
         truth = read_submission(path)
@@ -102,7 +100,7 @@ def read_row_truth(path: Path, submission: Table, column: str = "") -> Table:
 def recording_of(row: str) -> str:
     """Return the part of a row id that names the recording."""
     name, _, end = row.rpartition("_")
-    return name if name and end.isdecimal() else row
+    return name if name and END.fullmatch(end) else row
 
 
 def _header(path: Path) -> list[str]:

@@ -86,9 +86,8 @@ def read_annotations(path: Path, column: str = "", problems: Problems | None = N
 
 
 def is_annotations(header: Iterable[str], column: str = "") -> bool:
-    """Tell whether a CSV with these columns holds annotations."""
-    there = set(map(fold, header))
-    return all(there & set(names) for names in _columns(column).values())
+    """Tell whether a CSV with these columns, in lower case, holds annotations."""
+    return all(set(header) & set(names) for names in _columns(column).values())
 
 
 def _columns(column: str) -> dict[str, tuple[str, ...]]:

@@ -256,6 +256,13 @@ def test_annotated_rows_that_a_submission_lacks_count(tmp_path):
         read_row_truth(path, odd, "tag")
 
 
+@pytest.mark.parametrize(
+    ("row", "recording"), [("a_b_5", "a_b"), ("a_b", "a_b"), ("_5", "_5"), ("a_" + "9" * 5000, "a_" + "9" * 5000)]
+)
+def test_which_recording_a_row_is_of(row, recording):
+    assert recording_of(row) == recording
+
+
 def test_rows_that_hold_nothing_can_be_missing_too():
     truth = Table(["a_5", "a_10"], [], np.zeros((2, 0)), decided=True)
     assert lay_beside(Table(["a_5"], [], np.zeros((1, 0)), decided=True), truth).missing == 1
