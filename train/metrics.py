@@ -99,7 +99,10 @@ def row_f1(found: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(found: np.ndarray, relevant: np.ndarray, known: np.ndarray) -> float:
-    """Return the mean over classes of (true positive rate + true negative rate) / 2, as the competition of 2022 scores.
+    """Return the mean over classes of (true positive rate + true negative rate) / 2.
+
+    The competition of 2022 describes its score so: accuracy over the scored pairs of row and species, weighted so that
+    every species has the same total weight, and of each its positives as much as its negatives.
 
     Args:
         found: bool [rows, classes].
