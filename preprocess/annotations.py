@@ -116,7 +116,7 @@ def _read_events(path: Path, column: str) -> Iterator[tuple[int, list[Event] | s
                 raise ValueError(f"no name of a file: {file!a:.80}")
             if any("\n" in cell or "\r" in cell for cell in row.values()):
                 raise ValueError("a cell of several lines; a quotation mark may be left open")
-            if species not in row:
+            if not {start, end, species} <= row.keys():
                 raise ValueError("the line is cut off")
             labels = row[species].split(";") if species == LISTS else [row[species]]
             labels = [label.strip() for label in labels if label.strip() and fold(label) != NO_CALL]

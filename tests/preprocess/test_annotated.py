@@ -105,6 +105,14 @@ def test_what_is_wrong_is_told_or_collected(tmp_path):
     assert [where for where, _ in problems] == ["one.txt", "three.txt"]
 
 
+def test_a_line_that_ends_before_its_times(tmp_path):
+    """Where the species stands before them."""
+    path = made(tmp_path, "class_id,file,start,end\nx,a,0,5\nx,a\nx,a,3\n")
+    problems = []
+    assert read_annotations(path, problems=problems) == [Event("a", 0, 5, "x")]
+    assert problems == [("annotations.csv:3", "the line is cut off"), ("annotations.csv:4", "the line is cut off")]
+
+
 def test_species_of_competitions_and_comments_of_raven(tmp_path):
     """Lists are taken apart, nocall is nothing; an empty species is not that of a comment beside it."""
     path = made(tmp_path, "filename,start,end,primary_label\na.ogg,0:00,0:05,22961;grekis\nb.ogg,0:00,0:05,nocall\n")
