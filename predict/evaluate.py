@@ -130,14 +130,20 @@ TITLES = {
 }
 
 
+HEAD = f"{'':34}{'value':>8}  {'95 % interval':>17}"
+
+
+def figure_line(title: str, entry: dict[str, Any]) -> str:
+    """Return a figure and its interval, if it has one, below `HEAD`."""
+    low, high = entry.get("interval", (None, None))
+    interval = "" if low is None else f"{low:.4f} - {high:.4f}"
+    return f"{title:34}{entry['value']:8.4f}  {interval:>17}"
+
+
 def as_text(result: dict[str, Any]) -> str:
     """Return the figures as a table for people."""
-    lines = [f"{'':34}{'value':>8}  {'95 % interval':>17}  {'chance':>7}"]
-    for name, title in TITLES.items():
-        entry = result[name]
-        low, high = entry.get("interval", (None, None))
-        interval = "" if low is None else f"{low:.4f} - {high:.4f}"
-        lines.append(f"{title:34}{entry['value']:8.4f}  {interval:>17}  {result['chance'][name]:7.4f}")
+    lines = [f"{HEAD}  {'chance':>7}"]
+    lines += [f"{figure_line(title, result[name])}  {result['chance'][name]:7.4f}" for name, title in TITLES.items()]
     lines.append(
         f"{result['recordings']} recordings, {result['classes_present']} of {result['classes']} species present"
     )

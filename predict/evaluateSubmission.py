@@ -32,6 +32,8 @@ from typing import Any
 import numpy as np
 
 from config.commandline import run
+from predict.evaluate import HEAD, figure_line
+from predict.evaluateDetections import figures
 from predict.formats import plain_text
 from predict.submission import Table, check_size, read_row_truth, read_submission, recording_of
 from train.metrics import (
@@ -82,12 +84,10 @@ def lay_beside(submission: Table, truth: Table) -> Compared:
     held[:, [column[name] for name in truth.species]] = truth.scores
     said = np.full(held.shape, np.nan)
     at = {row: i for i, row in enumerate(submission.rows)}
-    there = [i for i, row in enumerate(truth.rows) if row in at]
-    said[there, : len(submission.species)] = submission.scores[[at[truth.rows[i]] for i in there]]
-    absent = np.array([row not in at for row in truth.rows])
-    lacks = absent | (np.isnan(said[:, : len(submission.species)]) & ~np.isnan(held[:, : len(submission.species)])).any(
-        axis=1
-    )
+    there = np.array([row in at for row in truth.rows])
+    own = slice(len(submission.species))
+    said[there, own] = submission.scores[[at[row] for row in truth.rows if row in at]]
+    lacks = ~there | (np.isnan(said[:, own]) & ~np.isnan(held[:, own])).any(axis=1)
     return Compared(
         rows=truth.rows,
         species=species,
@@ -145,12 +145,8 @@ def per_species(beside: Compared) -> list[dict[str, Any]]:
         scores, relevant = beside.scores[known, c : c + 1], beside.relevant[known, c : c + 1]
         row: dict[str, Any] = {"class_id": plain_text(name), "rows": int(relevant.sum())}
         if beside.decided:
-            found = scores == 1
-            row |= {
-                "hits": int((found & relevant).sum()),
-                "false_alarms": int((found & ~relevant).sum()),
-                "missed": int((~found & relevant).sum()),
-            }
+            counts = figures(relevant, scores, 1.0)
+            row |= {name: counts[name] for name in ("hits", "false_alarms", "missed")}
         else:
             row |= {"auroc": macro_auroc(scores, relevant), "ap": class_map(scores, relevant)}
         rows.append(row)
@@ -159,11 +155,7 @@ def per_species(beside: Compared) -> list[dict[str, Any]]:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return the figures as a table for people."""
-    lines = [f"{'':34}{'value':>8}  {'95 % interval':>17}"]
-    for name, title in TITLES.items():
-        if entry := result.get(name):
-            low, high = entry.get("interval", (None, None))
-            lines.append(f"{title:34}{entry['value']:8.4f}  {'' if low is None else f'{low:.4f} - {high:.4f}':>17}")
+    lines = [HEAD, *(figure_line(title, result[name]) for name, title in TITLES.items() if name in result)]
     lines.append(
         f"{result['rows']} rows of {result['recordings']} recordings, {result['rows_with_species']} of them with a "
         f"species; {result['species_present']} of {result['species']} species present"

@@ -11,7 +11,7 @@ no header               MediaId;TC1-TC2;ClassId;probability (LifeCLEF 2017 and 2
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -126,13 +126,6 @@ def _named_rows(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
         yield line, row, cells
 
 
-def _filled(rows: Sized, species: Iterable[str], value: float) -> tuple[list[str], np.ndarray]:
-    """Return sorted species, and a table of `value` for them."""
-    names = sorted(set(species))
-    check_size(len(rows), len(names))
-    return names, np.full((len(rows), len(names)), value)
-
-
 def check_size(rows: int, species: int) -> None:
     """Make sure that a table is not larger than any real one.
 
@@ -152,14 +145,10 @@ def _row_of(path: Path, file: str, start: float, end: float, labels: list[str]) 
 
 def _joined(rows: Iterable[tuple[str, Iterable[str]]]) -> Table:
     """Return the table of rows and the species in them; a row may come several times."""
-    held: dict[str, set[str]] = {}
+    held: dict[str, dict[str, float]] = {}
     for row, names in rows:
-        held.setdefault(row, set()).update(names)
-    species, scores = _filled(held, (name for own in held.values() for name in own), 0.0)
-    column = {name: i for i, name in enumerate(species)}
-    for own, names in zip(scores, held.values(), strict=True):
-        own[[column[name] for name in names]] = 1
-    return Table(list(held), species, scores, decided=True)
+        held.setdefault(row, {}).update(dict.fromkeys(names, 1.0))
+    return _of_scores(held, 0.0, decided=True)
 
 
 def _of_lists(path: Path, rows: Rows) -> Table:
@@ -225,7 +214,9 @@ def _with_empty_rows(truth: Table, submission: Table) -> Table:
 
 def _of_scores(found: dict[str, dict[str, float]], unsaid: float, decided: bool) -> Table:
     """Return the table of row -> species -> score."""
-    species, scores = _filled(found, (name for own in found.values() for name in own), unsaid)
+    species = sorted({name for own in found.values() for name in own})
+    check_size(len(found), len(species))
+    scores = np.full((len(found), len(species)), unsaid)
     column = {name: i for i, name in enumerate(species)}
     for own, named in zip(scores, found.values(), strict=True):
         own[[column[name] for name in named]] = list(named.values())
@@ -238,20 +229,17 @@ def _of_annotations(events: Sequence[Event], submission: Table) -> Table:
     Raises:
         PipelineError: if a row could be of two annotated files, or does not end after a whole number of `STEP`.
     """
+    called = {fold(name): name for name in submission.species}
     by_file: dict[str, list[Event]] = {}
     for event in events:
-        by_file.setdefault(event.file, []).append(event)
+        named = replace(event, label=called.get(fold(event.label), event.label))
+        by_file.setdefault(event.file, []).append(named)
     stems, shorter = defaultdict(list), defaultdict(list)
     for file in by_file:
         stem = bare_name(PurePosixPath(file))
         stems[stem].append(file)
         shorter["_".join(stem.split("_")[:2])].append(file)  # a row of 2021 is <audio>_<site>_<end>
-    called = {fold(name): name for name in submission.species}
-    names_of = {file: [called.get(fold(event.label), event.label) for event in own] for file, own in by_file.items()}
-    inside = {
-        file: held_in_stretches([replace(e, label=n) for e, n in zip(own, names_of[file], strict=True)], STEP)
-        for file, own in by_file.items()
-    }
+    inside = {file: held_in_stretches(own, STEP) for file, own in by_file.items()}
     held: dict[str, Iterable[str]] = {}
     recordings: dict[str, str] = {}
     for row in submission.rows:
@@ -262,7 +250,7 @@ def _of_annotations(events: Sequence[Event], submission: Table) -> Table:
         if len(files) > 1:
             raise PipelineError(f"{row} could be of {' or '.join(files[:2])} of the truth. Score one at a time.")
         if recording == row:
-            held[row] = filter(None, names_of[files[0]])
+            held[row] = [event.label for event in by_file[files[0]] if event.label]
         elif int(row.rpartition("_")[2]) % STEP:
             raise PipelineError(f"{row} does not end after a whole number of {STEP:g} s.")
         else:

@@ -111,9 +111,9 @@ def _length(root: Path, file: str) -> float:
     Raises:
         AudioError: if it lies elsewhere, or cannot be cut.
     """
-    table.check_inside(root, file)
+    path, _ = table.check_inside(root, file)
     try:
-        length, _ = audio.probe(root / file)
+        length, _ = audio.probe(path)
     except OSError as error:
         raise audio.AudioError("unreadable", error.strerror or str(error)) from None
     if not length:

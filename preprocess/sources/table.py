@@ -164,8 +164,7 @@ def _cut_piece(root: Path, row: dict[str, Any], folder: Path, taken: set[str]) -
     Raises:
         AudioError: if the name leads elsewhere, or there is nothing to cut.
     """
-    source = check_inside(root, row["file"])
-    made_at = source.stat().st_mtime_ns
+    source, made_at = check_inside(root, row["file"])
     stem = f"{row['file']}_{round(1000 * row['start'])}_{round(1000 * row['end'])}"
     piece = next(name for k in itertools.count(1) if (name := f"{stem}{f'_{k}' if k > 1 else ''}.flac") not in taken)
     taken.add(piece)
@@ -182,8 +181,8 @@ def _cut_piece(root: Path, row: dict[str, Any], folder: Path, taken: set[str]) -
     return piece
 
 
-def check_inside(root: Path, file: str) -> Path:
-    """Return the path of a file of a table after making sure that it is there, and below root.
+def check_inside(root: Path, file: str) -> tuple[Path, int]:
+    """Return the path of a file of a table, which has to be there and below root, and when it was changed, in ns.
 
     Raises:
         AudioError: reason bad_filename, outside_root, no_audio or unreadable.
@@ -194,9 +193,9 @@ def check_inside(root: Path, file: str) -> Path:
             raise audio.AudioError("outside_root", "the file lies outside the corpus")
         if not path.is_file():
             raise audio.AudioError("no_audio", f"{file} is not there")
+        return path, path.stat().st_mtime_ns
     except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
         raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
-    return path
 
 
 def _to_recording(cells: dict[str, str], root: Path) -> Recording:
