@@ -52,7 +52,7 @@ from train.run import (
     write_rows,
 )
 from train.scored import Scored, soften, write_scored
-from train.workers import agree, joined, of_the_first
+from train.workers import agree, joined, of_the_first, without_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +199,8 @@ def fit(
     from train.network import build_model, build_trainer, fit_statistics
     from train.start_weights import prepare
 
-    keras.utils.set_random_seed(config.train.seed)
+    with without_tensorflow():
+        keras.utils.set_random_seed(config.train.seed)
     reader, training, validation = data.reader, data.side("train"), data.side("validation")
     noise_class = config.train.noise_class > 0
     counts = [*np.bincount(data.labels[training], minlength=len(data.species)), *[len(training)] * noise_class]

@@ -1,6 +1,6 @@
 """Faults at random moments: a stage is disturbed, the same command runs again, and all must be as if nothing had been.
 
-BIRDSONG_FAULTS=200 tests/run.sh tests/faults     # how many per stage; without it 20, and 2 of training and prediction
+BIRDSONG_FAULTS=200 tests/run.sh tests/faults     # how many per stage; without it 10, and 2 of training and prediction
 BIRDSONG_FAULT_SEED=17 BIRDSONG_FAULTS=1 tests/run.sh tests/faults -k load     # a certain one again
 """
 
@@ -22,7 +22,7 @@ import psutil
 
 from tests.conftest import PROJECT
 
-FAULTS = int(os.environ.get("BIRDSONG_FAULTS", "20"))
+FAULTS = int(os.environ.get("BIRDSONG_FAULTS", "10"))
 FAULTS_OF_NETWORKS = FAULTS if "BIRDSONG_FAULTS" in os.environ else 2  # they take ten times as long
 FIRST_SEED = int(os.environ.get("BIRDSONG_FAULT_SEED", "0"))
 SECONDS = 300.0  # that a command may take

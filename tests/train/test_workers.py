@@ -13,7 +13,7 @@ import pytest
 
 import config as configuration
 from config import ConfigError
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, run_script
 from tests.train.conftest import derived
 from train.run import Run
 from train.workers import VARIABLES, Team, aside, joined, read_team
@@ -22,8 +22,8 @@ EPOCHS = 5
 # All that is random is drawn alike by one process and by several: windows, dropout, mixed and masked segments.
 SETTINGS = (
     "features.segment_frames=80",
-    "model.network=cnn1",
-    "model.dense=[16]",
+    "model.network=simplecnn",
+    "model.dense=8",
     "model.dropout=0.2",
     f"train.epochs={EPOCHS}",
     "train.batch_size=8",
@@ -36,6 +36,8 @@ SETTINGS = (
 
 
 SECONDS = 300.0  # that anything may take
+# What one process has compiled the next ones take.
+COMPILED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
 def free_port() -> int:
@@ -56,7 +58,8 @@ def begin(tmp_path):
         (tmp_path / "aside").mkdir(exist_ok=True)  # where the workers copy the run to
         for number, path in enumerate(settings):
             values = (address, str(len(settings)), str(number)) if address else ("", "", "")
-            environment = os.environ | {"KERAS_BACKEND": "jax", "TMPDIR": str(tmp_path / "aside")}
+            environment = os.environ | COMPILED | {"KERAS_BACKEND": "jax", "TMPDIR": str(tmp_path / "aside")}
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "compiled")
             process = subprocess.Popen(
                 [sys.executable, PROJECT / "train" / "trainModel.py", "--config", path],
                 env=environment | dict(zip(VARIABLES, values, strict=True)),
@@ -131,6 +134,24 @@ def test_two_workers_learn_what_one_learns_and_go_on_after_a_kill(corpus, tmp_pa
     assert (two.folder / "holdout.csv").exists()
     log = (tmp_path / "runs" / "log.csv").read_text().splitlines()
     assert len(log) == 3  # the header and a line for each of the two runs
+
+
+def test_tensorflow_is_not_imported_where_jax_computes():
+    script = (
+        "import environment, sys, keras\n"
+        "from train.workers import without_tensorflow\n"
+        "with without_tensorflow():\n"
+        "    keras.utils.set_random_seed(1)\n"
+        "first = float(keras.random.uniform(()))\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "keras.utils.set_random_seed(1)\n"  # as Keras does it
+        "assert float(keras.random.uniform(())) == first\n"
+        "import tensorflow\n"  # who wants it gets it
+        "print(tensorflow.constant(2).numpy())\n"
+    )
+    pytest.importorskip("jax")
+    done = run_script("-c", script, env={"KERAS_BACKEND": "jax"})
+    assert done.stdout == "2\n", done.stderr
 
 
 @pytest.mark.parametrize("other", ["train.seed=1", "train.epochs=50"])
