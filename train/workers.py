@@ -142,7 +142,7 @@ def joined(config: Config) -> Iterator[Config]:
 def without_tensorflow() -> Iterator[None]:
     """Hide TensorFlow from Keras where another back end computes and nobody has imported it yet.
 
-    Keras would import it to seed it, which takes longer than all other imports together, and 0.3 GB.
+    Keras would import it to seed it, which takes longer than all other imports together, and 0.4 GB.
     """
     import keras
 
