@@ -248,7 +248,9 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
     optimizer = open_optimizer(config, steps_per_epoch)
     if config.train.precision == "mixed_float16":  # small gradients would become 0
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name=optimizer.name)
-    trainer.compile(optimizer, compute, metrics=[acc], jit_compile=compiler(trainer, network, steps_per_epoch))
+    compiled = compiler(trainer, network, steps_per_epoch)
+    mean = keras.metrics.MeanMetricWrapper(acc, name="acc")  # a bare function gets its variables in the first step,
+    trainer.compile(optimizer, compute, metrics=[mean], jit_compile=compiled)  # which TensorFlow then traces twice
     return trainer
 
 

@@ -333,15 +333,12 @@ def recorder_callback(
             reseed(self.model, settings.seed, epoch)
             set_plateau_scale(self.model, plateau_scale(history, settings.plateau_factor, settings.plateau_patience))
 
-        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            now = time.monotonic()
+        def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+            now = time.monotonic()  # not at the end of a batch, for which Keras would wait for the device at every step
             if now - self.shown >= 20:
-                self.shown, rate = now, (batch + 1) / (now - self.started)
-                left = (batches.steps - batch - 1) / rate
-                log(
-                    f"  step {batch + 1} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, "
-                    f"{left:.0f} s left"
-                )
+                self.shown, rate = now, batch / (now - self.started)
+                left = (batches.steps - batch) / rate if batch else math.inf
+                log(f"  step {batch} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, {left:.0f} s left")
 
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
             seconds = time.monotonic() - self.started
