@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import xmltodict
+from hypothesis import settings
 
 import config as configuration
 from preprocess.fetchData import fetch
@@ -19,6 +20,8 @@ from preprocess.loadData import load
 from preprocess.resample import resample
 
 PROJECT = Path(__file__).resolve().parents[1]
+settings.register_profile("unhurried", deadline=None)  # a first example may import, and machines may be busy
+settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -218,8 +218,12 @@ def test_reads_ahead_but_not_without_end(reader):
     batches = make(Recorder(reader))
     stream = batches.stream(0)
     next(stream)
+    limit = time.monotonic() + 60
+    while len(batches.reader.read_calls) < 2:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
     time.sleep(0.5)
-    assert 1 < len(batches.reader.read_calls) <= 8
+    assert len(batches.reader.read_calls) <= 8
     stream.close()
 
 
@@ -231,10 +235,11 @@ def test_waiting_is_counted_where_the_reader_is_slow(reader):
 
     batches = make(Slow(reader))
     stream = batches.stream(0)
+    started = time.monotonic()
     for _ in range(6):
         next(stream)
     stream.close()
-    assert 0.15 < batches.waited < 5
+    assert 0.15 < batches.waited <= time.monotonic() - started
 
 
 # Bags, companions and noise

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from keras import ops
@@ -35,7 +35,6 @@ def batches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
     return targets, logits, draw(st.sampled_from([0.0, 0.1, 0.5]))
 
 
-@settings(deadline=None)
 @given(batches())
 def test_categorical_crossentropy(batch):
     targets, logits, smoothing = batch
@@ -47,7 +46,6 @@ def test_categorical_crossentropy(batch):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(batches())
 def test_binary_crossentropy(batch):
     targets, logits, smoothing = batch

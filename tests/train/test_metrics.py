@@ -21,8 +21,6 @@ from train.metrics import (
     present,
 )
 
-unhurried = settings(deadline=None)
-
 
 @st.composite
 def rankings(draw: st.DrawFn, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +37,6 @@ def rankings(draw: st.DrawFn, ties: bool = True) -> tuple[np.ndarray, np.ndarray
 # Average precision
 
 
-@unhurried
 @given(rankings(ties=False))
 def test_average_precision_is_that_of_scikit_learn(ranking):
     scores, relevant = ranking
@@ -48,7 +45,6 @@ def test_average_precision_is_that_of_scikit_learn(ranking):
             assert own == pytest.approx(average_precision_score(is_relevant, row))
 
 
-@unhurried
 @given(rankings())
 def test_with_ties_it_is_the_label_ranking_average_precision(ranking):
     scores, relevant = ranking
@@ -75,7 +71,6 @@ def test_average_precision_by_hand(scores, relevant, expected):
     assert average_precision(np.array([scores]), np.array([relevant], bool)) == pytest.approx([expected])
 
 
-@unhurried
 @given(st.permutations(range(8)), st.integers(0, 7))
 def test_one_relevant_class_scores_one_over_its_rank(scores, which):
     scores = np.array([scores], float)
@@ -101,7 +96,6 @@ def test_more_pairs_than_are_compared_at_once():
     assert average_precision(scores, relevant).mean() == pytest.approx(expected)
 
 
-@unhurried
 @given(rankings(), st.integers(1, 5), st.integers(-50, 50))
 def test_scores_only_count_by_their_order(ranking, power, shift):
     """Strictly increasing functions of whole numbers, which floating point computes exactly, change nothing."""
@@ -115,7 +109,6 @@ def test_scores_only_count_by_their_order(ranking, power, shift):
     np.testing.assert_equal(class_map(scores, relevant), class_map(other, relevant))
 
 
-@unhurried
 @given(rankings(), st.randoms(use_true_random=False))
 def test_the_order_of_classes_and_recordings_does_not_matter(ranking, random):
     scores, relevant = ranking
@@ -142,7 +135,6 @@ def test_in_top_by_hand():
     np.testing.assert_array_equal(in_top(scores, labels, 3), [True] * 5)
 
 
-@unhurried
 @given(rankings(), st.integers(1, 9))
 def test_in_top_k_is_one_over_the_average_precision_at_most_k(ranking, k):
     scores, _ = ranking
@@ -172,7 +164,6 @@ def average_precision_by_steps(scores: np.ndarray, relevant: np.ndarray) -> floa
     return total
 
 
-@unhurried
 @given(rankings())
 def test_class_figures_by_hand_over_the_classes_with_positives_and_negatives(ranking):
     scores, relevant = ranking
@@ -265,7 +256,7 @@ def test_interval_leaves_out_nan_and_repeats():
     assert all(map(math.isnan, bootstrap_interval(np.array([np.nan]))))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(hnp.arrays(float, st.integers(1, 12), elements=st.floats(0, 1)))
 def test_interval_lies_within_the_values(values):
     low, high = bootstrap_interval(values)
@@ -292,7 +283,6 @@ def test_figures_per_class_by_hand():
     assert all(math.isnan(rows[2][name]) for name in ("precision", "recall", "f1"))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(2, 5), st.integers(0, 1000))
 def test_figures_per_class_by_counting(recordings, classes, seed):
     rng = np.random.default_rng(seed)

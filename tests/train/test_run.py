@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import config as configuration
@@ -114,7 +114,6 @@ def test_what_has_diverged(loss, val_loss, expected):
     assert is_over(history, 2, 0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN]), min_size=1, max_size=8))
 def test_best_epoch_is_the_first_of_the_best_values(values):
     numbers = [value for value in values if not math.isnan(value)]
@@ -144,7 +143,6 @@ def test_stops_early_by_hand(losses, stops):
     assert not stops_early(history, 0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN]), max_size=14), st.integers(1, 4))
 def test_plateaus_are_those_of_keras(losses, patience):
     """Keras' own callback, driven by hand, with its cooldown and least improvement at 0.
