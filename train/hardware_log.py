@@ -8,12 +8,14 @@ temperature_c                    of the card
 
 import csv
 import datetime
+import itertools
 import shutil
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 COLUMNS = ("time", "device", "use_percent", "memory_mb", "memory_total_mb", "temperature_c")
@@ -112,13 +114,14 @@ def parse_gpus(answer: str) -> list[tuple[Any, ...]]:
 def read_hardware_log(path: Path) -> dict[str, list[dict[str, float]]]:
     """Return device -> samples with seconds, use_percent, memory_mb, memory_total_mb, temperature_c.
 
-    Seconds count from the first line; a pause between two starts of a run counts as a second. Values that a device
-    does not report are NaN; lines cut off by a kill are left out.
+    Seconds count from the first line; a pause between two starts of a run, a minute and three times as long as is
+    usual between samples, counts as a second. Values that a device does not report are NaN; lines cut off by a kill
+    are left out.
     """
     devices: dict[str, list[dict[str, float]]] = {}
     if not path.exists() or path.stat().st_size > MAX_LOG_BYTES:
         return devices
-    seconds, before = 0.0, None
+    samples = []
     with path.open(newline="", encoding="utf-8", errors="replace") as stream:
         for row in csv.reader(stream):
             try:
@@ -128,8 +131,11 @@ def read_hardware_log(path: Path) -> dict[str, list[dict[str, float]]]:
                     continue
             except (ValueError, IndexError):  # the header, or half a line
                 continue
-            passed = (time - before).total_seconds() if before else 0.0
-            before = time
-            seconds += passed if 0 <= passed < 60 else 1.0
-            devices.setdefault(row[1], []).append({"seconds": seconds, **dict(zip(COLUMNS[2:], values, strict=True))})
+            samples.append((time, row[1], dict(zip(COLUMNS[2:], values, strict=True))))
+    passed = np.array([(b[0] - a[0]).total_seconds() for a, b in itertools.pairwise(samples)])
+    usual = np.quantile(passed[passed > 0], 0.5, method="lower") if (passed > 0).any() else 0.0
+    pause = max(60.0, 3 * float(usual))
+    seconds = np.cumsum([0.0, *np.where((passed >= 0) & (passed < pause), passed, 1.0)])
+    for second, (_, device, values) in zip(seconds.tolist(), samples, strict=False):
+        devices.setdefault(device, []).append({"seconds": second, **values})
     return devices

@@ -370,8 +370,10 @@ def test_facts_name_species_by_what_is_known(run, project):
 GPU_LOG = """time,device,use_percent,memory_mb,memory_total_mb,temperature_c
 2026-05-01T10:00:00.000,cpu,40,2048,8192,
 2026-05-01T10:00:00.000,gpu0,90,1024,16384,61
-2026-05-01T10:02:00.000,cpu,60,4096,8192,
-2026-05-01T10:02:00.000,gpu0,70,3072,16384,67
+2026-05-01T10:00:06.000,cpu,60,4096,8192,
+2026-05-01T10:00:06.000,gpu0,70,3072,16384,67
+2026-05-01T10:02:06.000,cpu,50,5120,8192,
+2026-05-01T10:02:06.000,gpu0,80,2048,16384,64
 """
 
 
@@ -391,9 +393,12 @@ def test_the_curves_of_the_machine(tmp_path):
     figure = makeReport.hardware_curves(read_hardware_log(tmp_path / "hardware.csv"))
     use, memory, temperature = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in use.get_lines()}
-    assert lines == {"all cores": [[0, 40], [1 / 60, 60]], "gpu0": [[0, 90], [1 / 60, 70]]}
-    assert [line.get_ydata().tolist() for line in memory.get_lines()] == [[2, 4], [1, 3]]
-    assert [line.get_ydata().tolist() for line in temperature.get_lines()] == [[61, 67]]
+    assert lines == {
+        "all cores": [[0, 40], [6 / 60, 60], [7 / 60, 50]],
+        "gpu0": [[0, 90], [6 / 60, 70], [7 / 60, 80]],
+    }
+    assert [line.get_ydata().tolist() for line in memory.get_lines()] == [[2, 4, 5], [1, 3, 2]]
+    assert [line.get_ydata().tolist() for line in temperature.get_lines()] == [[61, 67, 64]]
     rows = [
         {"seconds": float(i), "use_percent": i % 2 * 100.0, "memory_mb": 1024.0, "temperature_c": np.nan}
         for i in range(6000)

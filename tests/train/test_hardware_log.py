@@ -17,7 +17,7 @@ def rows_of(path) -> list[list[str]]:
 
 
 def wait_for_lines(path, count: int) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while not path.exists() or path.read_text().count("\n") < count:
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -56,6 +56,15 @@ def test_a_resumed_run_appends_after_half_a_line(tmp_path):
         "temperature_c": pytest.approx(np.nan, nan_ok=True),
     }
     assert found["cpu"][1]["seconds"] == 1.0  # months later, but the pause is not drawn
+
+
+def test_samples_far_apart_keep_their_distance(tmp_path):
+    """Every two minutes; the pause of an hour between two starts is not drawn."""
+    minutes = [0, 2, 4, 6, 66, 68]
+    lines = [f"2026-01-01T{10 + m // 60:02d}:{m % 60:02d}:00.000,cpu,50.0,1000,4000," for m in minutes]
+    path = tmp_path / "hardware.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines, ""]))
+    assert [row["seconds"] for row in read_hardware_log(path)["cpu"]] == [0, 120, 240, 360, 361, 481]
 
 
 def test_memory_is_that_of_the_process():
