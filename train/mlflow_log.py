@@ -75,15 +75,17 @@ class Tracking:
             steps = [point.step for point in client.get_metric_history(self.run_id, "loss")]
             self.sent = max(steps, default=0)
             client.update_run(self.run_id, status="RUNNING")
-            return
-        name = config.corpus_dir.name
-        experiment = client.get_experiment_by_name(name)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-        tags = {"network": config.model.network, "recipe": config.features.recipe, "corpus": name}
-        self.run_id = client.create_run(experiment_id, run_name=folder.name, tags=tags).info.run_id
-        write_text(note, json.dumps({"address": address, "run_id": self.run_id}))
+        else:
+            name = config.corpus_dir.name
+            experiment = client.get_experiment_by_name(name)
+            experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
+            tags = {"network": config.model.network, "recipe": config.features.recipe, "corpus": name}
+            self.run_id = client.create_run(experiment_id, run_name=folder.name, tags=tags).info.run_id
+            write_text(note, json.dumps({"address": address, "run_id": self.run_id}))
+        has = client.get_run(self.run_id).data.params  # a start may have been cut off among them
         for key, value in parameters(config).items():
-            client.log_param(self.run_id, key, value)
+            if key not in has:
+                client.log_param(self.run_id, key, value)
 
     def log_epochs(self, history: list[dict[str, float]]) -> None:
         """Send the epochs that the server does not have."""

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from tests.conftest import PROJECT
 from tests.train.conftest import NETWORKS, derived
 from tests.train.test_train import TINY, assert_same_course, weights_of
 from train.hardware_log import COLUMNS, read_hardware_log
+from train.mlflow_log import Tracking, parameters
 from train.run import MONITORS, DivergedError, Run
 from train.scoring import score_recordings
 from train.trainModel import open_dataset
@@ -242,6 +244,45 @@ def test_mlflow_has_figures_parameters_and_files(whole, resumed):
         files = {item.path for item in client.list_artifacts(tracked.info.run_id)}
         assert {"config.toml", "metrics.json", "history.csv", "per_class.csv"} <= files
         assert Run(config.run_dir).best_weights(config.train.monitor).name in files
+
+
+class Server:
+    """Stands in for a client of MLflow, and fails after so many parameters."""
+
+    def __init__(self) -> None:
+        self.params, self.most, self.runs = {}, 3, 0
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, *_, **__):
+        self.runs += 1
+        return SimpleNamespace(info=SimpleNamespace(run_id="r"))
+
+    def get_run(self, run_id):
+        return SimpleNamespace(data=SimpleNamespace(params=dict(self.params)))
+
+    def get_metric_history(self, *_):
+        return []
+
+    def update_run(self, *_, **__):
+        pass
+
+    def log_param(self, run_id, key, value):
+        if len(self.params) == self.most:
+            raise ConnectionError("gone")
+        assert key not in self.params
+        self.params[key] = value
+
+
+def test_parameters_that_were_cut_off_are_sent_by_the_next_start(corpus, tmp_path):
+    config, server = derived(corpus, tmp_path, *TINY), Server()
+    with pytest.raises(ConnectionError):
+        Tracking(server, "here", config, tmp_path)
+    server.most = None
+    Tracking(server, "here", config, tmp_path)
+    assert server.params == parameters(config)
+    assert server.runs == 1
 
 
 def test_a_server_that_is_not_there_gives_one_line(corpus, home):
