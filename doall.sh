@@ -51,6 +51,9 @@ done
 for number in "$stage" "$stop_stage" "$jobs"; do
   case $number in ''|*[!0-9]*) echo "error: expected a number, received '$number'; see --help" >&2; exit 2 ;; esac
 done
+if [ "$stop_stage" -gt 6 ] || [ "$stage" -gt "$stop_stage" ]; then
+  echo "error: --stage is at most --stop-stage, and that at most 6; received $stage and $stop_stage" >&2; exit 2
+fi
 for override in ${set[@]+"${set[@]}"}; do
   case $stage$override in
     [56]predict.*) echo "error: a run predicts by the settings that stage 4 gives it, also when it is trained: use --stage 4 with $override, or ./predict.sh" >&2; exit 2 ;;
@@ -74,6 +77,7 @@ run_stage() { # number, name, command...
   "$@" || status=$?
   if [ $status -ne 0 ]; then
     printf 'error: stage %s (%s) stopped after %s s. Once mended, go on with:\n  %q' "$number" "$name" $((SECONDS - started)) "$0" >&2
+    case "$number ${set[*]-}" in [56]*" predict."*) number=4 ;; esac # which gives a run its settings, in seconds
     printf ' %q' ${arguments[@]+"${arguments[@]}"} --stage "$number" >&2
     echo >&2
     exit $status

@@ -45,15 +45,21 @@ find_python() {
   return 1
 }
 
+is_whole() { # whether packages can be installed into the environment
+  "$BIRDSONG_VENV/bin/python" -c '' 2>/dev/null \
+    && { command -v uv >/dev/null || "$BIRDSONG_VENV/bin/python" -m pip --version >/dev/null 2>&1; }
+}
+
 make_environment() {
   local lock=${BIRDSONG_LOCK:-} python installer
   [ -n "$lock" ] || { lock=requirements.lock; if have_gpu; then lock=requirements-cuda.lock; fi; }
   local stamp="$BIRDSONG_VENV/.installed" want
   want=$(cat "$project/$lock" | cksum)-$lock
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then return; fi
+  if [ -x "$BIRDSONG_VENV/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then return; fi
   python=$(find_python) || { install_packages python3 python3-venv; python=$(find_python); } \
     || fail "Python 3.11, 3.12 or 3.13 is needed; point BIRDSONG_PYTHON at one"
-  if [ ! -x "$BIRDSONG_VENV/bin/python" ]; then
+  if ! is_whole; then
+    if [ -f "$BIRDSONG_VENV/pyvenv.cfg" ]; then rm -rf "$BIRDSONG_VENV"; fi # half made, or its Python has gone
     log "making the environment $BIRDSONG_VENV with $("$python" --version)"
     if command -v uv >/dev/null; then
       uv venv -q --python "$python" "$BIRDSONG_VENV" || fail "uv could not make $BIRDSONG_VENV"

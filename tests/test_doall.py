@@ -86,6 +86,14 @@ def test_a_failing_stage_ends_in_one_line_and_the_command_to_go_on(home):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("stages", [("--stage", "7"), ("--stage", "5", "--stop-stage", "3"), ("--stop-stage", "9")])
+def test_stages_that_are_none(stages):
+    done = shell(PROJECT / "doall.sh", *stages)
+    assert done.returncode == 2
+    assert "--stage is at most --stop-stage, and that at most 6" in done.stderr
+    assert not done.stdout
+
+
 def test_stage_5_without_the_stages_before_it(home):
     done = shell(
         PROJECT / "doall.sh", "--stage", "5", "--stop-stage", "5", "--set", "data.corpus=nowhere", *options(home)[:4]
@@ -164,3 +172,13 @@ def test_predict_sh_without_anything_says_what_to_do(tmp_path):
     done = shell(PROJECT / "predict.sh", "--run", tmp_path / "none")
     assert done.returncode == 1
     assert "is no run directory. Train first: ./doall.sh" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_setting_of_the_prediction_goes_on_with_stage_4(mini, home):
+    """Stages 5 and 6 take a run's own settings, which stage 4 gives it; they refuse others."""
+    command = (PROJECT / "doall.sh", "--mini", "--stage", "4", "--set", "predict.minimum=0.4", *options(home))
+    done = shell(*command, BIRDSONG_PREDICTIONS="/dev/null/nowhere")
+    assert done.returncode == 1
+    assert "stage 5 (predict and evaluate) stopped" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("--stage 4")
