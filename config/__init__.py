@@ -310,7 +310,8 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
         ("train.run", config.train.run, config.run_dir),
         ("tune.study", config.tune.study, None),
     ):
-        if given and (Path(given).name != given or given in (".", "..")):
+        require_utf8(Path(given))
+        if given and (Path(given).name != given or given in (".", "..") or "\0" in given):
             raise ConfigError(
                 f"Invalid value for {key}. Received: {given!r}. Expected: the name of a folder, without '/'."
             )
@@ -452,7 +453,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
@@ -502,6 +503,8 @@ def _parse_override(text: str) -> tuple[list[str], Any]:
         return names, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return names, raw.strip()  # a bare word is a string
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits
+        raise ConfigError(f"Invalid --set {key.strip()}: {error}.") from None
 
 
 def _chooses_part(names: list[str]) -> bool:

@@ -196,7 +196,7 @@ options = st.dictionaries(names, values, max_size=4)
 )
 @example(folder="\x7f", limit=0, share=0.5, mask=True, own={}, part={})
 @example(folder='a"b\\c\n\t\x01é\U0001f426', limit=0, share=5e-324, mask=True, own={}, part={})
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_toml_round_trip(tmp_path_factory, folder, limit, share, mask, own, part):
     config = Config(
         data=Data(folder=folder, limit=limit, corpus="c", options=own),
@@ -575,11 +575,22 @@ def test_the_version_is_that_of_the_package():
         ("predict.hop=inf", "predict.hop"),
         ("train.epochs=99999999999999999999", "train.epochs"),
         (f"train.ema=1{'0' * 400}", "train.ema"),
+        (f"train.epochs={'9' * 5000}", "train.epochs"),
+        (f"tune.space.x={'[' * 5000}", "tune.space.x"),
+        ('data.corpus="a\\u0000b"', "data.corpus"),
+        ("data.corpus=a\udcff", "is not UTF-8"),
+        ("train.run=a\udcff", "is not UTF-8"),
     ],
 )
 def test_values_that_nothing_can_be_done_with(override, key):
     with pytest.raises(ConfigError, match=re.escape(key)):
         load(None, [override])
+
+
+def test_a_file_with_a_number_of_thousands_of_digits(tmp_path):
+    (tmp_path / "x.toml").write_text(f"[train]\nepochs = {'9' * 5000}\n")
+    with pytest.raises(ConfigError, match=r"x\.toml is not valid TOML"):
+        load(tmp_path / "x.toml")
 
 
 def test_home_is_home_in_every_folder(monkeypatch):
