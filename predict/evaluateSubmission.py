@@ -12,8 +12,8 @@ cmAP (2017, 2018) and the MAP of rows that hold a species; files that say what i
 The truth is a file of the same kinds, with 0 and 1 for scores; or train_soundscapes_labels.csv (2026) or
 train_soundscape_labels.csv (2021); or Raven tables or a CSV of annotations. Of annotations the rows of the annotated
 files are scored, and an annotation counts for a row by the rule of evaluateDetections.py. Rows that the submission
-lacks count as nothing found (a competition refuses such a file), and so do species that it lacks. Intervals are over
-recordings.
+lacks count as nothing found (a competition refuses such a file), and so do species that it lacks; what the truth does
+not say, as that of 2022 says nothing of most species in a row, does not count. Intervals are over recordings.
 """
 
 if not __package__:  # run as a file: import from the project, in its environment
@@ -25,6 +25,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,18 @@ def interval(rows: list[str], values: np.ndarray) -> tuple[float, float]:
     return bootstrap_interval(own, lambda drawn: sums[drawn].sum() / counts[drawn].sum())
 
 
+def of_species(beside: Compared, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of a species and where it is, both [rows, 1], in the rows of which the truth says that."""
+    known = beside.known[:, column]
+    return beside.scores[known, column : column + 1], beside.relevant[known, column : column + 1]
+
+
+def mean_of(figure: Callable[..., float], columns: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the mean of a figure over species, without those for which it is NaN."""
+    values = np.array([figure(*column) for column in columns])
+    return float(np.nanmean(values)) if (~np.isnan(values)).any() else float("nan")
+
+
 def evaluate(beside: Compared) -> dict[str, Any]:
     """Return the figures that fit the submission's kind."""
     scores, relevant = beside.scores, beside.relevant
@@ -116,11 +129,12 @@ def evaluate(beside: Compared) -> dict[str, Any]:
         by_row = {"row_f1": row_f1(scores == 1, relevant)} if beside.known.all() else {}
         of_all = {"balanced_accuracy": balanced_accuracy(scores == 1, relevant, beside.known)}
     else:
-        by_row = {"row_map": average_precision(scores, relevant)}
+        by_row = {"row_map": average_precision(np.where(beside.known, scores, -np.inf), relevant)}
+        columns = [of_species(beside, c) for c in np.flatnonzero(beside.known.any(axis=0))]
         of_all = {
-            "macro_auroc": macro_auroc(scores, relevant),
-            "padded_cmap": padded_class_map(scores, relevant),
-            "cmap": class_map(scores, relevant),
+            "macro_auroc": mean_of(macro_auroc, columns),
+            "padded_cmap": mean_of(padded_class_map, columns),
+            "cmap": mean_of(class_map, columns),
         }
     result: dict[str, Any] = {name: {"value": value} for name, value in of_all.items()}
     for name, values in by_row.items():
@@ -141,8 +155,7 @@ def per_species(beside: Compared) -> list[dict[str, Any]]:
     """Return a row per species: how many rows hold it, AUROC and AP of its scores, or hits, alarms and misses."""
     rows = []
     for c, name in enumerate(beside.species):
-        known = beside.known[:, c]
-        scores, relevant = beside.scores[known, c : c + 1], beside.relevant[known, c : c + 1]
+        scores, relevant = of_species(beside, c)
         row: dict[str, Any] = {"class_id": plain_text(name), "rows": int(relevant.sum())}
         if beside.decided:
             counts = figures(relevant, scores, 1.0)

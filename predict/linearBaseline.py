@@ -61,7 +61,9 @@ def write_baseline(target: Run, output: Path) -> bool:
     split = target.read_split()
     folder = features_folder(config)
     test = open_shards(folder, "test")
-    if sum(side == "train" for side in split.values()) > MAX_RECORDINGS or not test:
+    if sum(side == "train" for side in split.values()) > MAX_RECORDINGS or not any(
+        len(shard.media_id) for shard in test
+    ):
         return False
     class_of = {row.media_id: row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
     media_ids, spectra = mean_spectra(open_shards(folder, "train"))

@@ -61,7 +61,7 @@ MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     """Return the configuration with folders and files of audio as its corpus, in a working folder of its own."""
-    paths = sorted({path.expanduser().resolve() for path in inputs})
+    paths = sorted({_expanded(path) for path in inputs})
     for path in paths:
         require_utf8(path)
     root, options = paths[0], {}
@@ -395,9 +395,16 @@ def output_path(
 
 def named(path: Path) -> str:
     """Return what an input is called: a folder by its name, a file without its ending; long names are cut."""
-    path = path.expanduser().resolve()
+    path = _expanded(path)
     name = path.stem if path.is_file() else path.name
     return os.fsencode(name)[:MOST_BYTES].decode(errors="ignore") or "root"
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except RuntimeError as error:  # ~ of nobody
+        raise PipelineError(f"There is no {path}: {error}") from None
 
 
 def joined(names: Sequence[str]) -> str:

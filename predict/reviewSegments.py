@@ -101,7 +101,7 @@ def choose(
 def balanced(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return indices of up to `count` scores, as evenly from the bands 0-0.1, 0.1-0.2, ... as there are some."""
     order = rng.permutation(len(scores))
-    band = np.minimum((scores[order] * BANDS).astype(int), BANDS - 1)
+    band = np.clip(scores[order] * BANDS, 0, BANDS - 1).astype(int)
     turn = np.empty(len(band), int)
     turn[np.argsort(band, kind="stable")] = positions_in(np.bincount(band))[1]  # within its band
     return order[np.lexsort((-band, turn))][:count]
@@ -148,8 +148,11 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     with whole_file(image) as partial:
         Image.fromarray(draw_sound(samples, rate)).save(partial, format="PNG")
     peak = float(np.abs(samples).max())
-    with whole_file(sound) as partial:  # loud enough to be heard
-        soundfile.write(partial, samples * (0.9 / peak if peak else 1), rate, format="FLAC", subtype="PCM_16")
+    try:
+        with whole_file(sound) as partial:  # loud enough to be heard
+            soundfile.write(partial, samples * (0.9 / peak if peak else 1), rate, format="FLAC", subtype="PCM_16")
+    except soundfile.LibsndfileError as error:  # a rate that FLAC does not have
+        return str(error)
     return ""
 
 

@@ -76,7 +76,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(MOST_CONNECTIONS)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PipelineError(f"{host}:{port} cannot be listened on: {reason}. Choose another --port.") from None
     return listening
@@ -111,6 +111,10 @@ def main() -> None:
     token = os.environ.get("BIRDSONG_TOKEN", "")
     if token and len(token) < SHORTEST_TOKEN:
         raise PipelineError(f"BIRDSONG_TOKEN has fewer than {SHORTEST_TOKEN} characters. Choose a longer one.")
+    if not (token.isascii() and token.isprintable()):
+        raise PipelineError(
+            "BIRDSONG_TOKEN holds what no header can: choose one of letters, digits and signs of ASCII."
+        )
     for program in ("ffmpeg", "sox"):
         if not shutil.which(program):
             raise PipelineError(f"{program} is missing. Install it: apt-get install {program}")
@@ -133,7 +137,8 @@ def main() -> None:
     examples = find_examples(target, args.samples)
     gate, runs = Gate(args.queue, args.per_minute), args.runs or target.folder.resolve().parent
     app = create_app(listener, gate, token, examples, runs, args.keep, args.jobs, args.proxies)
-    address = "http://{}:{}".format(*listening.getsockname()[:2])
+    host, port = listening.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log(f"{target.folder.name} listens on {address} after {time.monotonic() - started:.1f} s; end it with Ctrl+C")
     if args.host not in ("127.0.0.1", "localhost", "::1") and not token:
         log("warning: other machines can reach this service, and it asks for no token (BIRDSONG_TOKEN)")

@@ -79,7 +79,8 @@ def _write(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> N
             shown = (plain_text(slot[0]), *slot[1:], f"{minutes[slot]:.2f}")
             for species, count in sorted(by_slot[slot], key=lambda item: (-item[1], item[0])):
                 kind = facts.species[species]
-                writer.writerow((*shown, kind.class_id, kind.scientific_name, kind.vernacular_name, count))
+                names = map(plain_text, (kind.scientific_name, kind.vernacular_name))
+                writer.writerow((*shown, kind.class_id, *names, count))
             if not by_slot[slot]:
                 writer.writerow((*shown, "", "", "", 0))
 

@@ -1,6 +1,5 @@
 """The submissions of BirdCLEF 2016-2018 and of the competitions on Kaggle from 2020 on."""
 
-import csv
 import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from config import PipelineError
 from predict.detections import Result, on_grid
 from predict.formats import Facts, open_csv
 from predict.runfile import write_run_file
-from preprocess.metadata import NO_CALL
+from preprocess.metadata import NO_CALL, read_rows
 
 STEP = 5.0  # s, in which soundscapes are counted
 MOST_2018 = 100  # species per recording
@@ -61,8 +60,11 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
     if not facts.rows:
         return _birds(results, path, facts, lambda result, end: f"{stem(result)}_{end}")
     wanted: dict[str, list[tuple[str, float]]] = {}
-    for row in _read_rows(facts.rows, ("row_id", "seconds", "audio_id"))[1]:
-        seconds = float(row["seconds"] or "nan")
+    for line, row in _read_rows(facts.rows, ("row_id", "seconds", "audio_id")):
+        try:
+            seconds = float(row["seconds"] or "nan")
+        except ValueError:
+            raise PipelineError(f"{facts.rows}, line {line}: seconds is no number: {row['seconds'][:40]!r}.") from None
         wanted.setdefault(row["audio_id"], []).append((row["row_id"], seconds))
     with open_csv(path) as writer:
         writer.writerow(("row_id", "birds"))
@@ -94,7 +96,7 @@ def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
 
 def unanswered(facts: Facts, written: Container[str]) -> Iterator[str]:
     """Yield the row ids of a competition's file that are not written: one that lacks a row is refused as a whole."""
-    for row in _read_rows(facts.rows, ("row_id",))[1] if facts.rows else ():
+    for _, row in _read_rows(facts.rows, ("row_id",)) if facts.rows else ():
         if row["row_id"] not in written:
             yield row["row_id"]
 
@@ -125,7 +127,7 @@ def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
     columns = range(len(facts.species))
     if facts.rows:
         named = {
-            m[1] for row in _read_rows(facts.rows, ("row_id",))[1] if (m := re.search(r"_([^_]+)_\d+$", row["row_id"]))
+            m[1] for _, row in _read_rows(facts.rows, ("row_id",)) if (m := re.search(r"_([^_]+)_\d+$", row["row_id"]))
         }
         columns = [c for c in columns if facts.species[c].class_id in named]
     with open_csv(path) as writer:
@@ -149,8 +151,10 @@ def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
     classes = [kind.class_id for kind in facts.species]
     wanted = classes
     if facts.rows:
-        header, _ = _read_rows(facts.rows, ("row_id",))
-        wanted = [name for name in header if name != "row_id"]
+        first = next(_read_rows(facts.rows, ("row_id",)), None)
+        if first is None:
+            raise PipelineError(f"{facts.rows} holds no row.")
+        wanted = [name for name in first[1] if name != "row_id"]
     column = {name: i for i, name in enumerate(classes)}
     with open_csv(path) as writer:
         writer.writerow(("row_id", *wanted))
@@ -168,19 +172,13 @@ def stem(result: Result) -> str:
     return PurePosixPath(result.recording.file).stem
 
 
-def _read_rows(path: Path, columns: tuple[str, ...]) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the header and the rows of a competition's CSV.
+def _read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line and the cells by column of the rows of a competition's CSV.
 
     Raises:
-        PipelineError: if it is missing or lacks a column.
+        PipelineError: if it cannot be read, lacks a column, or a row has another number of cells.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            header = list(reader.fieldnames or [])
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise PipelineError(f"{path} has no column {missing[0]}. Expected: {', '.join(columns)}.")
-            return header, list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from None
+    for line, cells in read_rows(path, columns):
+        if cells is None:
+            raise PipelineError(f"{path}, line {line}: another number of cells than columns.")
+        yield line, cells

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import math
 import time
 from collections import deque
 
@@ -38,13 +39,13 @@ HEADERS = {
 class Refusal(Exception):
     """An answer with a reason of STATUS."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, retry: float = RETRY_SECONDS) -> None:
         super().__init__(detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.retry = reason, detail, math.ceil(retry)
 
     def answer(self) -> JSONResponse:
         """Return it as JSON."""
-        headers = {"Retry-After": str(RETRY_SECONDS)} if self.reason in ("busy", "too_many") else {}
+        headers = {"Retry-After": str(self.retry)} if self.reason in ("busy", "too_many") else {}
         if self.reason == "too_large":
             headers["Connection"] = "close"  # so that the rest of it is not taken
         if self.reason == "token":
@@ -76,7 +77,8 @@ class Gate:
         while times and times[0] <= now - WINDOW_SECONDS:
             times.popleft()
         if len(times) >= self.per_minute:
-            raise Refusal("too_many", f"At most {self.per_minute} sounds a minute, please.")
+            wait = times[0] + WINDOW_SECONDS - now
+            raise Refusal("too_many", f"At most {self.per_minute} sounds a minute, please.", wait)
         if self.inside >= self.queue:
             raise Refusal("busy", "Too many sounds are waiting. Try again in a moment.")
         times.append(now)

@@ -124,6 +124,12 @@ def test_a_worker_notices_other_weights(run_of_birds, address, tmp_path):
     assert first.read_bytes() != second.read_bytes()
 
 
+def test_a_process_that_is_killed_is_one_line():
+    """As by a system that has no memory left."""
+    with pytest.raises(PipelineError, match="A process was killed"):
+        list(spread(os._exit, [(9,), (9,)], 2))
+
+
 def test_a_scheduler_that_goes_is_no_success(tmp_path):
     """Dask calls what was lost cancelled, not failed."""
     program = (

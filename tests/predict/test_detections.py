@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Predict
@@ -93,7 +93,6 @@ def test_smoothing_by_hand():
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
-@settings(deadline=None)
 def test_smoothing_keeps_what_is_constant_and_the_limits(segments, species, seed):
     scores = np.random.default_rng(seed).random((segments, species))
     smoothed = smooth(scores)
@@ -122,7 +121,6 @@ def test_the_grid_of_competitions(duration, ends):
 
 
 @given(st.integers(1, 12), st.integers(0, 99))
-@settings(deadline=None)
 def test_detections_cover_exactly_the_segments_that_reach_the_minimum(segments, seed):
     rng = np.random.default_rng(seed)
     starts = np.cumsum(rng.choice([1.0, 2.5, 5.0, 8.0], segments))

@@ -168,6 +168,18 @@ def test_pairs_of_2022_score_only_what_the_truth_names(tmp_path):
     assert [(row["hits"], row["false_alarms"]) for row in per_species(beside)] == [(1, 1), (0, 0)]
 
 
+def test_scores_count_only_where_the_truth_says_something(tmp_path):
+    """A truth of 2022 beside scores that are right wherever it does, and high elsewhere."""
+    truth = a_file(tmp_path / "t.csv", "row_id,target\nx_a_5,True\nx_a_10,False\nx_b_15,True\nx_b_20,False\n")
+    said = "row_id,a,b\nx_5,0.6,0.9\nx_10,0.1,0.8\nx_15,0.9,0.5\nx_20,0.8,0.2\n"
+    submission = read_submission(a_file(tmp_path / "s.csv", said))
+    beside = lay_beside(submission, read_row_truth(truth, submission))
+    result = evaluate(beside)
+    for name in ("macro_auroc", "cmap", "padded_cmap", "row_map"):
+        assert result[name]["value"] == 1, name
+    assert [(row["auroc"], row["ap"]) for row in per_species(beside)] == [(1, 1), (1, 1)]
+
+
 def test_labels_of_soundscapes_are_a_truth(tmp_path):
     """As the competition of 2026 gives them, some lines twice."""
     truth = a_file(

@@ -170,7 +170,7 @@ def test_kaggle2023(tmp_path):
     assert table.index.tolist() == [f"soundscape_29201_{end}" for end in (5, 10, 15)]
     assert table.loc["soundscape_29201_5"].tolist() == pytest.approx([0.9, 0.1, 0.2])
     sample = tmp_path / "sample_submission.csv"
-    sample.write_text("row_id,1139490,other,amecro\nsoundscape_1_5,0,0,0\n")
+    sample.write_text("row_id,1139490,other,amecro\nsoundscape_1_5,0,0,0\n", encoding="utf-8-sig")  # as Excel saves it
     own = pandas.read_csv(written("kaggle2023", tmp_path, results=[scape], rows=sample), index_col="row_id")
     assert own.columns.tolist() == ["1139490", "other", "amecro"]
     assert own.loc["soundscape_29201_5"].tolist() == pytest.approx([0.2, 0, 0.9])
@@ -181,11 +181,14 @@ def test_kaggle2023(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("kaggle2020", "a,b\n1,2\n", "no column row_id"),
-        ("kaggle2022", None, "cannot be read"),
-        ("kaggle2023", "id,a\n", "no column row_id"),
-        ("kaggle2023", "", "no column row_id"),
-        ("kaggle2023", None, "cannot be read"),
+        ("kaggle2020", "a,b\n1,2\n", "lacks the column row_id"),
+        ("kaggle2020", "row_id,seconds,audio_id\nx_5,5,x\nx_10,ten,x\n", "line 3: seconds is no number: 'ten'"),
+        ("kaggle2022", None, "Cannot read"),
+        ("kaggle2022", "target,row_id\nTrue\n", "line 2: another number of cells than columns"),
+        ("kaggle2023", "id,a\n", "lacks the column row_id"),
+        ("kaggle2023", "", "lacks the column row_id"),
+        ("kaggle2023", "row_id,a\n", "holds no row"),
+        ("kaggle2023", None, "Cannot read"),
     ],
 )
 def test_rows_that_are_no_submission(tmp_path, name, text, words):

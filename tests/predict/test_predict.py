@@ -369,6 +369,11 @@ def test_options_that_would_do_nothing(options, words):
     assert words in done.stderr
 
 
+def test_the_home_of_nobody():
+    with pytest.raises(PipelineError, match="There is no ~nobody-of-that-name/x"):
+        named(Path("~nobody-of-that-name/x"))
+
+
 def test_outputs_are_named_after_whole_folders(tmp_path):
     """Those of folders that are called after years and months are different files."""
     for name in ("2023.05", "2023.06"):

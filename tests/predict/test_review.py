@@ -64,6 +64,17 @@ def test_balanced_takes_alike_from_all_scores():
     assert len(set(balanced(scores, 2000, np.random.default_rng(0)).tolist())) == 1018
 
 
+def test_scores_beyond_the_bands_belong_to_the_outer_ones():
+    assert sorted(balanced(np.array([-0.5, 1.5, 0.5]), 3, np.random.default_rng(0)).tolist()) == [0, 1, 2]
+
+
+def test_a_rate_that_a_clip_cannot_have(tmp_path):
+    soundfile.write(tmp_path / "fast.wav", np.sin(np.arange(900_000) / 9), 700_000)
+    clip = Clip("robin-1", "fast.wav", 0.1, 0.9, "robin", "robin", 0.5)
+    assert cut(clip, tmp_path, tmp_path) != ""
+    assert not (tmp_path / "robin-1.flac").exists()
+
+
 @pytest.fixture
 def sounds(tmp_path):
     """A file of 10 s that is silent but for a tone of 3 kHz from 4 to 6 s."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from config import PipelineError
@@ -24,7 +24,6 @@ def lines(path) -> list[str]:
 # Run files
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_what_is_written_is_read_again(tmp_path_factory, data):
     names = data.draw(st.lists(media_ids, min_size=1, max_size=5, unique=True).filter(lambda n: n[0] != "MediaId"))

@@ -233,6 +233,15 @@ def test_forms_that_hold_no_sound(client, body, kind, expected):
     assert refused(client.post("/api/detect", content=body, headers={"Content-Type": kind})) == expected
 
 
+def test_a_refusal_says_when_to_come_back():
+    gate = Gate(9, 2)
+    gate.enter("a", 0.0)
+    gate.enter("a", 30.0)
+    with pytest.raises(Refusal) as refusal:
+        gate.enter("a", 50.5)
+    assert refusal.value.answer().headers["Retry-After"] == "10"
+
+
 def test_the_gate_lets_so_many_wait():
     gate = Gate(2, 100)
     gate.enter("a", 0.0)
@@ -499,6 +508,9 @@ def test_a_weak_token_and_no_run(tmp_path):
     done = run_script("predict/serveModel.py", "--run", tmp_path, env={"BIRDSONG_TOKEN": "x"})
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "BIRDSONG_TOKEN has fewer than 8 characters" in done.stderr
+    done = run_script("predict/serveModel.py", "--run", tmp_path, env={"BIRDSONG_TOKEN": "größe-des-vogels"})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "BIRDSONG_TOKEN holds what no header can" in done.stderr
     done = run_script("predict/serveModel.py", "--run", tmp_path, "--port", "0")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     done = run_script("predict/serveModel.py", "--seconds", "0")

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import precision_score, recall_score
@@ -55,7 +55,6 @@ def test_a_precision_that_is_never_reached():
 
 
 @given(st.integers(2, 60), st.integers(0, 999), st.floats(0, 1))
-@settings(deadline=None)
 def test_no_lower_threshold_would_do(count, seed, target):
     rng = np.random.default_rng(seed)
     scores, present = rng.integers(0, 9, count) / 9, rng.random(count) < 0.4  # with ties
