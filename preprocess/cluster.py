@@ -1,6 +1,7 @@
 """Where the work of a stage is done: by processes of this machine, or by the workers of a Dask cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -65,7 +66,14 @@ def spread(function: Callable[..., R], calls: Iterable[tuple], jobs: int) -> Ite
     if _client is None:
         from joblib import Parallel, delayed  # here, as a stage with nothing to do need not wait for it
 
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(function)(*call) for call in calls)
+        work = Parallel(n_jobs=jobs, return_as="generator_unordered")
+        try:
+            yield from work(delayed(function)(*call) for call in calls)
+        except BrokenExecutor:
+            raise PipelineError(
+                "A process was killed, such as for want of memory. The same command goes on from here; fewer --jobs "
+                "need less memory."
+            ) from None
         return
     from distributed import KilledWorker, as_completed
 

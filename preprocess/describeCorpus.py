@@ -134,7 +134,7 @@ def section_species(recordings: Sequence[Recording], species: Sequence[Species],
         train = [row for row in own if row.part == "train"]
         rows.append(
             (
-                html.escape(kind.class_id),
+                kind.class_id,
                 html.escape(kind.scientific_name),
                 html.escape(kind.vernacular_name),
                 len(train),
@@ -154,7 +154,8 @@ def section_species(recordings: Sequence[Recording], species: Sequence[Species],
     else:  # names would not be readable
         axis.plot(np.cumsum([row[3] for row in rows]) / max(1, sum(row[3] for row in rows)), color=BLUE)
         axis.set(xlabel="species, most recordings first", ylabel="share of all recordings", ylim=(0, 1))
-    return picture(figure, "Training recordings of each species") + table(head, rows, [3, 4, 5, 6])
+    shown = [(html.escape(row[0]), *row[1:]) for row in rows]
+    return picture(figure, "Training recordings of each species") + table(head, shown, [3, 4, 5, 6])
 
 
 def section_people(recordings: Sequence[Recording]) -> str:

@@ -179,6 +179,8 @@ def _download_rest(url: str, partial: Path, start: int, size: int) -> int:
             for block in progress(blocks, total, "MiB"):
                 stream.write(block)
                 received += len(block)
+                if 0 < size < received + (start if resumed else 0):  # more than announced, perhaps without end
+                    break
         if answer.length:  # read(n) does not say that the connection dropped
             raise http.client.IncompleteRead(b"", answer.length)
     return received if resumed else received - start

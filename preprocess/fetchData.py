@@ -42,7 +42,7 @@ from preprocess.recordings import (
 )
 from preprocess.resample import wav_name
 from preprocess.selection import limit_recordings, rules, select
-from preprocess.sources import Corpus, expanded, open_source
+from preprocess.sources import Corpus, Source, expanded, open_source
 from preprocess.whole import whole_file
 
 
@@ -58,7 +58,7 @@ def fetch(config: Config, jobs: int) -> None:
     source = open_source(config.data)
     description = {"source": config.data.source, "limit": config.data.limit, **rules(config.data.select)}
     description |= config.data.options
-    known = check_description(folder, description)
+    known = check_description(folder, description, source)
     root = source.fetch(folder / "raw", config.data.limit, jobs)
     roots = source.roots(root) if hasattr(source, "roots") else [root]
     fingerprint = "".join(fingerprint_files(place) for place in roots)
@@ -76,8 +76,8 @@ def fetch(config: Config, jobs: int) -> None:
         root = root.parent
         roots = [root]
     selected = select(found, config.data.select, root)
-    left_out = {row.media_id for row in found.recordings} - {row.media_id for row in selected.recordings}
     corpus = limit_recordings(selected, config.data.limit)
+    left_out = {row.media_id for row in found.recordings} - {row.media_id for row in corpus.recordings}
     recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
     write_table(folder / CLASSES, Species, sorted(corpus.species, key=lambda row: row.class_id))
@@ -170,15 +170,20 @@ def _facts(entry: os.DirEntry) -> os.stat_result | None:
         return None
 
 
-def check_description(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
-    """Return what corpus.json says, or nothing where there is none.
+def check_description(folder: Path, description: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Return what corpus.json says, or nothing where there is none; an option that is not given has its default.
 
     Raises:
         PipelineError: if the folder was made from another source or with other options.
     """
     known = read_description(folder)
+    defaults = {own.name: own.default for own in dataclasses.fields(source)}
     old, new = known.get("options", {}), description
-    keys = sorted(key for key in old.keys() | new.keys() if settled(old.get(key), key) != settled(new.get(key), key))
+
+    def meant(table: dict[str, Any], key: str) -> Any:
+        return settled(table.get(key, defaults.get(key)), key)
+
+    keys = sorted(key for key in old.keys() | new.keys() if meant(old, key) != meant(new, key))
     if known and keys:
         changes = ", ".join(f"data.{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys)
         raise PipelineError(
@@ -219,7 +224,8 @@ def write_truth(
 ) -> None:
     """Put the ground truth of the test part beside the manifest: a table that is there, or the labels of its rows.
 
-    Recordings that the rules of [data.select] left out are not in it; damaged ones are, as nothing predicts them.
+    Recordings that data.select or data.limit left out are not in it. Damaged ones are in that of a table, and count as
+    predicted wrongly; those of rows were left out with their labels.
     """
     labelled = [row for row in recordings if row.part == "test" and row.class_id]
     if source is None and not labelled:

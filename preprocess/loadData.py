@@ -115,6 +115,12 @@ def load(config: Config, jobs: int) -> None:
             todo.append(plan)
     if todo and removed:
         raise PipelineError(f"The resampled recordings are not in {wavs}. Run stage 2 first.")
+    for plan in todo:
+        plan.path.unlink(missing_ok=True)
+    kept = sealed.keys() - {plan.path.name for plan in todo}
+    if len(kept) < len(sealed):  # so that a kill leaves no seals of shards that are made anew
+        sealed = {name: sealed[name] for name in kept}
+        write_seals(folder, sealed)
     calls = ((plan.path, recipe, description, wavs, manifest.rows(plan.places), plan.inputs) for plan in todo)
     work = spread(write_shard, calls, min(jobs, max(1, len(todo))))
     for found in progress(work, len(todo), "shards"):

@@ -19,8 +19,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     """Return corpus.json of a corpus folder: the options and the root that it was made from."""
     path = folder / "corpus.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(known, dict):
+            raise ValueError("no table of facts")
+        return known
+    except (ValueError, RecursionError) as error:
         raise PipelineError(f"{path} is damaged: {error}. Remove it and run stage 1 again.") from None
 
 

@@ -141,6 +141,20 @@ def check_name(text: str) -> str:
     return text
 
 
+def check_there(root: Path, file: str) -> None:
+    """Make sure that a file of a table is there.
+
+    Raises:
+        AudioError: reason no_audio, or unreadable where that cannot be told, as of a name that is too long.
+    """
+    try:
+        there = (root / file).is_file()
+    except OSError as error:
+        raise AudioError("unreadable", error.strerror or "") from None
+    if not there:
+        raise AudioError("no_audio", f"{file} is not there")
+
+
 def observation(class_id: str, recordist: str, date: str, media_id: str) -> str:
     """Return what is never split: recordings of a species by one recordist on one day, if both are known."""
     return f"{class_id}|{recordist}|{date}" if recordist else f"{class_id}|{media_id}"

@@ -70,6 +70,10 @@ def resample(config: Config, jobs: int) -> None:
     newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
     missing = np.flatnonzero(~newer)
     todo = [files[i] for i in missing]
+    if is_there(sealed[missing]).any():  # so that a kill leaves no facts of files that are made anew
+        sealed[missing] = before[missing] = -1
+        write_facts(folder, names, sealed)
+        write_facts(folder, files, before, SOURCES)
     if not todo:
         write_table(folder / "rejected.csv", Reject, [])
         log(f"0 files resampled to {rate} Hz, {len(names)} kept, 0 rejected")

@@ -16,7 +16,7 @@ jobs=0           # processes; 0: one per core
 rejected_csv=    # where the rejects are listed; empty: OUT_DIR/rejected.csv. With one, rejects only are no failure
 files_from=      # take these files only: paths relative to IN_DIR, one per line; - for standard input
 
-usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '$d'; echo "Defaults: --rate $rate --jobs $jobs"; }
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; echo "Defaults: --rate $rate --jobs $jobs"; }
 fail() { echo "error: $*" >&2; exit 1; }
 
 folders=()
@@ -162,7 +162,7 @@ check_rate() { # stop where OUT_DIR was made with another --rate
 }
 
 todo=() kept=0
-while IFS= read -r -d '' file; do
+while IFS= read -r -d '' file || [ -n "$file" ]; do # the last one of a list may lack its end of line
   [ -n "$file" ] || continue
   file=${file#./}
   output_name "$file"

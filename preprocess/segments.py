@@ -186,7 +186,7 @@ def open_shards(folder: Path, part: str) -> list[Shard]:
     Raises:
         PipelineError: if there are none, some are missing, or one is not what stage 3 wrote.
     """
-    paths = sorted(folder.glob(f"{part}-*-of-*.h5"))
+    paths = sorted(path for path in folder.glob(f"{part}-*-of-*.h5") if path.stem.rpartition("-")[2].isdecimal())
     announced = {int(path.stem.rpartition("-")[2]) for path in paths}
     if announced != {len(paths)} and (paths or part == "train"):
         raise PipelineError(

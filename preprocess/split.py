@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-from config import Between, ConfigError, Count, Part, PipelineError, Positive, Share, Train, bind, check_choice
+from config import Between, ConfigError, Count, Part, PipelineError, Positive, Seed, Share, Train, bind, check_choice
 from config.commandline import log
 from preprocess.metadata import xeno_canto_number
 from preprocess.recordings import Recording
@@ -165,7 +165,7 @@ def kfold(
     k: Annotated[int, Between(2)] = 5,
     fold: Count = 0,
     holdout: bool = False,
-    seed: Count = 0,
+    seed: Seed = 0,
 ) -> dict[str, str]:
     """Validate on one of k folds, stratified by class, whole groups of train.group_by only; fold counts from 0.
 

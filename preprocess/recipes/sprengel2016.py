@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, ConfigError, Positive
+from config import Between, ConfigError
 from preprocess.mask import SignalNoiseMask
 from preprocess.recipes import Encoding
-from preprocess.recipes.logmel import BLOCK_FRAMES, FULL_SCALE
+from preprocess.recipes.logmel import BLOCK_FRAMES, FULL_SCALE, Size
 from preprocess.spectrogram import count_frames, cut_blocks, hann, power_spectra, read_samples
 
 FLOOR = -6.0  # log10 of the smallest magnitude; 16-bit dither lies at about -3.5
@@ -26,9 +26,9 @@ class Recipe:
     """Options of the front end."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 22_050  # Hz
-    n_fft: Positive = 512  # samples, Hann
-    hop: Positive = 128  # samples, 5.8 ms: 512 frames are 3 s
-    bins: Positive = 256  # from DC
+    n_fft: Size = 512  # samples, Hann
+    hop: Size = 128  # samples, 5.8 ms: 512 frames are 3 s
+    bins: Size = 256  # from DC
     signal: Annotated[float, Between(1)] = 3.0  # times the medians of row and column
     noise: Annotated[float, Between(1)] = 2.5
     median_seconds: Annotated[float, Between(1, 3600)] = 300.0  # longest stretch that medians are taken over

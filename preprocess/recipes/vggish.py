@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, Positive
+from config import Between
 from preprocess.recipes import Encoding, logmel
 
 
@@ -14,10 +14,10 @@ class Recipe(logmel.MelBands):
     """Options of the front end."""
 
     sample_rate: Annotated[int, Between(4000, 96000)] = 16_000  # Hz
-    window: Positive = 400  # samples, 25 ms, periodic Hann
-    n_fft: Positive = 512
-    hop: Positive = 160  # samples, 10 ms
-    mels: Positive = 64
+    window: logmel.Size = 400  # samples, 25 ms, periodic Hann
+    n_fft: logmel.Size = 512
+    hop: logmel.Size = 160  # samples, 10 ms
+    mels: logmel.Size = 64
     low: Annotated[float, Between(0)] = 125.0  # Hz
     high: Annotated[float, Between(0)] = 7500.0  # Hz
     scale: Literal["slaney", "htk"] = "htk"

@@ -153,7 +153,7 @@ def _to_recording(
     """Return the row of one XML file and the key of its audio in found."""
     name = tags.get("FileName") or path.stem
     if "/" in name or "\\" in name or name.startswith(("-", ".")) or not name.isprintable():
-        raise audio.AudioError("bad_filename", name[:200])
+        raise audio.AudioError("bad_filename", ascii(name[:200]))
     stem = (name.rpartition(".")[0] if audio.is_audio(Path(name)) else name).casefold()
     sound = name.casefold() if name.casefold() in found else stems.get(stem)
     if sound is None:

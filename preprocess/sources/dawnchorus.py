@@ -81,9 +81,9 @@ class Source:
     def fetch(self, raw: Path, limit: int, jobs: int) -> Path:
         """Synthesise what is not there yet and return the root of the release."""
         plan = self
-        if limit:
+        if 0 < limit < self.recordings:
             kinds = max(2, min(self.species, limit // 4))
-            counts = {"recordings": min(limit, self.recordings), "test_recordings": -(-limit // 3)}
+            counts = {"recordings": limit, "test_recordings": min(-(-limit // 3), self.test_recordings)}
             plan = Source(kinds, **counts, seconds=min(self.seconds, 6.0), background=self.background, seed=self.seed)
         plan_hash = hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest()[:8]
         root = raw / f"dawnchorus-{plan_hash}"

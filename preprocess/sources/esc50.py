@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config import Count, PipelineError
 from preprocess.audio import AudioError
-from preprocess.metadata import check_class_id, check_name, read_rows
+from preprocess.metadata import check_class_id, check_name, check_there, read_rows
 from preprocess.recordings import Recording, Reject, Species
 from preprocess.sources import Corpus, find_root
 
@@ -50,8 +50,7 @@ class Source:
             try:
                 file = "audio/" + check_name(cells["filename"])
                 class_id = check_class_id(cells["category"])
-                if not (root / file).is_file():
-                    raise AudioError("no_audio", f"{file} is not there")
+                check_there(root, file)
             except AudioError as error:
                 rejects.append(Reject(f"meta/esc50.csv:{line}", "fetch", error.reason, error.detail))
                 continue

@@ -31,6 +31,7 @@ from preprocess.metadata import (
     Names,
     check_class_id,
     check_name,
+    check_there,
     clean_date,
     clean_number,
     clean_time,
@@ -195,8 +196,7 @@ def _to_recording(cells: dict[str, str], root: Path, folder: str) -> Recording:
     class_id = check_class_id(cells.get("ebird_code") or cells.get("primary_label", ""))
     name = check_name(cells["filename"])
     file = f"{folder}/{name if '/' in name else f'{class_id}/{name}'}"
-    if not (root / file).is_file():
-        raise AudioError("no_audio", f"{file} is not there")
+    check_there(root, file)
     media_id = Path(name).stem
     recordist = known(cells.get("recordist") or cells.get("author", ""))
     date = clean_date(cells.get("date", ""))
@@ -229,18 +229,27 @@ def cut_soundscapes(root: Path, folder: Path) -> Path:
     Raises:
         PipelineError: if the table or the soundscapes are missing, or its columns are not understood.
     """
-    table = root / SOUNDSCAPE_TABLE
-    if not table.is_file() or not (root / SOUNDSCAPE_FOLDER).is_dir():
+    labels_of = root / SOUNDSCAPE_TABLE
+    if not labels_of.is_file() or not (root / SOUNDSCAPE_FOLDER).is_dir():
         raise PipelineError(f"{root} has no labelled soundscapes. Missing: {SOUNDSCAPE_TABLE} or {SOUNDSCAPE_FOLDER}/.")
     folder.mkdir(parents=True, exist_ok=True)
     taxa = read_taxonomy(root / "taxonomy.csv")
     rows = [("file", "label", "background", "group", "scientific_name", "vernacular_name")]
-    for name, start, end, labels in soundscape_pieces(table):
+    for name, start, end, labels in soundscape_pieces(labels_of):
         if not labels:
             continue
         file = f"{Path(name).stem}_{start:g}_{end:g}.flac"
-        if not (folder / file).is_file():
-            cut(root / SOUNDSCAPE_FOLDER / name, folder / file, start, end)  # a piece that fails is found missing
+        piece = folder / file
+        try:
+            soundscape, made_at = table.check_inside(root / SOUNDSCAPE_FOLDER, name)
+        except AudioError:
+            piece.unlink(missing_ok=True)
+        else:
+            if not piece.is_file() or piece.stat().st_mtime_ns != made_at:
+                piece.unlink(missing_ok=True)
+                cut(soundscape, piece, start, end)  # one that fails is found missing
+                if piece.is_file():
+                    os.utime(piece, ns=(made_at, made_at))
         kind = taxa.get(labels[0], Species(labels[0]))
         rows.append((file, labels[0], ",".join(labels[1:]), name, kind.scientific_name, kind.vernacular_name))
     buffer = io.StringIO()

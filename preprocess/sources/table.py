@@ -23,6 +23,7 @@ from preprocess.metadata import (
     Names,
     check_class_id,
     check_name,
+    check_there,
     clean_date,
     clean_number,
     clean_time,
@@ -191,8 +192,7 @@ def check_inside(root: Path, file: str) -> tuple[Path, int]:
     try:
         if not path.resolve().is_relative_to(root.resolve()):
             raise audio.AudioError("outside_root", "the file lies outside the corpus")
-        if not path.is_file():
-            raise audio.AudioError("no_audio", f"{file} is not there")
+        check_there(root, file)
         return path, path.stat().st_mtime_ns
     except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
         raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
@@ -202,8 +202,7 @@ def _to_recording(cells: dict[str, str], root: Path) -> Recording:
     file = check_name(cells["file"])
     if not audio.is_audio(Path(file)):
         raise audio.AudioError("bad_filename", f"{file} is not named like audio")
-    if not (root / file).is_file():
-        raise audio.AudioError("no_audio", f"{file} is not there")
+    check_there(root, file)
     split = cells.get("split", "")
     part = "test" if split.casefold() == "test" else "train"
     class_id = check_class_id(cells["label"]) if cells["label"] or part == "train" else ""

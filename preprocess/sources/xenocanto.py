@@ -98,6 +98,7 @@ class Source:
         rejects = read_table(root / "refused.csv", Reject) if (root / "refused.csv").exists() else []
         if self.root:
             told = {reject.file for reject in rejects}
+            rejects += [reject for reject in corpus.rejects if reject.file not in told]
             rejects += [
                 Reject(row.file, "fetch", "no_audio", f"{row.file} is not there")
                 for row in corpus.recordings
@@ -133,8 +134,8 @@ class Source:
         seen = set()
         for path in self._pages(raw):
             for answer in read_page(path)["recordings"]:
-                number = answer.get("id")
-                if isinstance(number, str) and number not in seen:
+                number = _text(answer, "id")
+                if number not in seen:
                     seen.add(number)
                     yield answer
 

@@ -1,5 +1,6 @@
 """The BirdCLEF layout: the dirty metadata that the releases hold, and files that nobody should trust."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from preprocess.sources.birdclef import (
     read_release,
     read_xml,
 )
-from tests.conftest import small_config
+from tests.conftest import small_config, three_species, write_release
 
 EXAMPLE = {  # a file of the release of 2015
     "MediaId": "18",
@@ -96,6 +97,36 @@ class Release:
 
     def reasons(self) -> dict[str, str]:
         return {reject.file: reject.reason for reject in self.read().rejects}
+
+
+def test_a_limit_leaves_out_the_truth_of_what_it_left_out(tmp_path):
+    """What nobody predicts would count as predicted wrongly."""
+    root = write_release(tmp_path / "release", three_species(12, test=9))
+    truth = "".join(f"{112 + k},{'abc'[k % 3] * 6},\n" for k in range(9))
+    (root / "test_groundtruth.csv").write_text("MediaId,ClassId,BackgroundClassIds\n" + truth)
+    config = small_config(tmp_path, root, "data.limit=6")
+    fetch(config, 1)
+    rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+    tested = {row.media_id for row in rows if row.part == "test"}
+    assert 0 < len(tested) < 9
+    assert read_truth(config.corpus_dir / "truth.csv").keys() == tested
+
+
+def test_a_default_that_is_written_out_is_the_same_data(tmp_path, capsys):
+    root = write_release(tmp_path / "release", three_species(6))
+    fetch(small_config(tmp_path, root), 1)
+    for overrides in (["data.url=http://otmedia.lirmm.fr/LifeCLEF/BirdCLEF2016/"], []):
+        fetch(small_config(tmp_path, root, *overrides), 1)
+        assert "nothing changed" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_utf8_costs_only_itself(tmp_path):
+    root = write_release(tmp_path / "release", three_species(6))
+    (root / "TrainingSet" / "xml" / os.fsdecode(b"m\xe9sange.xml")).write_text("<Audio><MediaId>9</MediaId></Audio>")
+    config = small_config(tmp_path, root)
+    fetch(config, 1)
+    assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 9
+    assert [row.reason for row in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["bad_filename"]
 
 
 @pytest.fixture

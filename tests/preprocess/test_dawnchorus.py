@@ -132,6 +132,10 @@ class TestSizes:
         assert Counter(row.part for row in corpus.recordings) == {"train": 8, "test": 3}
         assert len(corpus.species) == 2
 
+    def test_a_limit_beyond_it_changes_nothing(self, tmp_path):
+        source = Source(species=2, recordings=4, test_recordings=2, seconds=1)
+        assert source.fetch(tmp_path, 900, 1) == source.fetch(tmp_path, 0, 1)
+
     def test_corpora_of_two_sizes_lie_side_by_side(self, root):
         other = Source(**SIZES | {"recordings": 2, "test_recordings": 1}).fetch(root.parent, 0, 1)
         assert other != root

@@ -168,6 +168,20 @@ class TestDownload:
             self.fetch(server, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    def test_more_than_announced_is_not_read_to_its_end(self, tmp_path, monkeypatch):
+        class Endless(io.BytesIO):
+            status, length = 200, None
+
+            def read(self, count):
+                assert self.tell() < 100 * count
+                self.seek(count, io.SEEK_CUR)
+                return b"x" * count
+
+        monkeypatch.setattr(download, "_open", lambda request: Endless())
+        with pytest.raises(PipelineError, match="received more than the 5 bytes announced"):
+            download.download("http://127.0.0.1/a.bin", tmp_path / "a.bin", 5)
+        assert not list(tmp_path.iterdir())
+
     def test_part_that_is_longer_than_the_file_does_not_block_it_for_good(self, server, tmp_path):
         (tmp_path / "a.bin.part").write_bytes(CONTENT + b"x")
         with contextlib.suppress(PipelineError):

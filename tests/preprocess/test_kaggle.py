@@ -280,6 +280,13 @@ class TestRejects:
             "train_metadata.csv:6": "bad_class_id",
         }
 
+    def test_a_name_that_no_disk_holds(self, tmp_path):
+        release = Release(tmp_path, 2023)
+        release.add()
+        (release.folder / "a").mkdir()
+        release.rows.append(release.example | {"filename": f"a/{'x' * 300}.ogg"})
+        assert list(self.reasons(release).values()) == ["unreadable"]
+
     def test_row_with_other_cells_than_columns(self, tmp_path):
         release = Release(tmp_path, 2024)
         release.add()
@@ -389,6 +396,22 @@ class TestSoundscapes:
         times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
         self.pieces(root, text)
         assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+
+    def test_a_soundscape_that_is_replaced_is_cut_again(self, root):
+        text = "filename,start,end,primary_label\nS1.ogg,0,5,a1\n"
+        folder, corpus = self.pieces(root, text)
+        before = (folder / corpus.recordings[0].file).read_bytes()
+        sound(root / "train_soundscapes" / "S1.ogg", seconds=20, seed=9)
+        os.utime(root / "train_soundscapes" / "S1.ogg", (1e9, 1e9))  # with an older time too
+        self.pieces(root, text)
+        assert (folder / corpus.recordings[0].file).read_bytes() != before
+
+    def test_a_link_out_of_the_corpus_is_not_cut(self, root, tmp_path):
+        sound(tmp_path / "private.ogg", seconds=20)
+        (root / "train_soundscapes" / "S2.ogg").symlink_to(tmp_path / "private.ogg")
+        folder, corpus = self.pieces(root, "filename,start,end,primary_label\nS2.ogg,0,5,a1\nS1.ogg,0,5,a1\n")
+        assert [row.file for row in corpus.recordings] == ["S1_0_5.flac"]
+        assert not (folder / "S2_0_5.flac").exists()
 
     def test_a_soundscape_that_is_missing_or_too_short(self, root):
         _, corpus = self.pieces(

@@ -143,7 +143,7 @@ class TestWhole:
         grow=st.booleans(),
         block_cells=st.integers(1, 4),
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_equals_the_loops(self, seed, frames, level, grow, block_cells):
         spectrogram = song(seed, frames, level)
         means, peaks, thresholds = map(np.array, naive.cell_facts(spectrogram))
@@ -161,7 +161,7 @@ class TestWhole:
         loudest=st.integers(1, 12),
         factor=st.sampled_from([0.0, 1.0, 1.25, 2.0]),
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_other_options_equal_the_loops(self, seed, frames, cell_frames, loudest, factor):
         spectrogram = song(seed, frames, 1.0)[:, 80:101]
         edges = (0, 3, 4, 11, 21)
@@ -169,7 +169,7 @@ class TestWhole:
         np.testing.assert_array_equal(mask(spectrogram, edges, cell_frames, loudest, factor), expected)
 
     @given(seed=st.integers(0, 10**9), frames=st.integers(1, 400), block_cells=st.integers(1, 14))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_block_by_block_equals_at_once(self, seed, frames, block_cells):
         spectrogram = song(seed, frames, 0.5)
         np.testing.assert_array_equal(mask(spectrogram, block_cells=block_cells), mask(spectrogram))

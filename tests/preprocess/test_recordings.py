@@ -44,7 +44,7 @@ NASTY = [
 
 class TestRoundTrip:
     @given(rows=st.lists(recordings, max_size=5))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_recordings(self, tmp_path_factory, rows):
         path = tmp_path_factory.getbasetemp() / "recordings.csv"
         write_table(path, Recording, rows)

@@ -336,6 +336,11 @@ class TestOptions:
         assert set(outputs(tmp_path / "two")) == {"a b.wav"}
         assert (tmp_path / "two/a b.wav").read_bytes() == sox(three_files / "a b.wav", tmp_path / "x.wav")
 
+    def test_a_list_whose_last_line_has_no_end(self, three_files, tmp_path):
+        (tmp_path / "list").write_text("x/b.wav\nc.flac")
+        assert run(three_files, tmp_path / "out", "--files-from", tmp_path / "list").returncode == 0
+        assert set(outputs(tmp_path / "out")) == {"x/b.wav", "c.flac.wav"}
+
     def test_listed_file_that_is_not_there_is_rejected(self, three_files, tmp_path):
         done = run("--files-from", "-", three_files, tmp_path / "out", stdin="a b.wav\nmissing.wav\n")
         assert done.returncode == 0
@@ -366,6 +371,7 @@ class TestOptions:
         assert run(three_files, tmp_path, tmp_path).returncode == 2
         done = run("--help")
         assert (done.returncode, "--files-from" in done.stdout, "16000" in done.stdout) == (0, True, True)
+        assert "no_ffmpeg.\n" in done.stdout
 
     def test_folder_without_audio(self, tmp_path):
         (tmp_path / "in").mkdir()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import PipelineError
+from preprocess import resample as resample_module
 from preprocess.alone import alone_in
 from preprocess.fetchData import fetch
 from preprocess.loadData import features_folder, load
@@ -152,6 +154,30 @@ def test_a_changed_wav_is_made_again(own, capsys):
     assert wav.read_bytes() == content
     load(own, 1)
     assert "1 shards made, 3 kept" in capsys.readouterr().out
+
+
+def test_a_kill_while_recordings_are_resampled_again_costs_those_in_flight(own, capsys, monkeypatch):
+    """All recordings have changed; the kill comes when six of them are done."""
+    folder = own.corpus_dir / "wav_16khz"
+    sources = folder / "sources.csv"
+    sources.write_text(re.sub(r",(\d+),(\d+),$", r",1\1,\2,", sources.read_text(), flags=re.M))  # other sizes
+    script = resample_module.run_script
+
+    def killed(root, folder, rate, files, *more):
+        script(root, folder, rate, files[:6], *more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resample_module, "run_script", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resample(own, 1)
+    assert "their recordings are other ones: 15 files" in capsys.readouterr().out
+    done = {path: path.stat().st_mtime_ns for path in folder.rglob("*.wav")}
+    assert len(done) == 6
+    resample(own, 1)
+    assert "made again" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(folder.rglob("*.wav"))) == 15
 
 
 def test_a_changed_shard_is_made_again(own, capsys):

@@ -66,7 +66,7 @@ def recordings(shards: list[Shard]):
 @pytest.mark.parametrize("dtype", STORES)
 class TestView:
     @given(data=st.data(), seed=st.integers(0, 10**9), size=st.integers(1, 70), cell_frames=st.integers(1, 12))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_equals_the_loops(self, dtype, masked, drop, data, seed, size, cell_frames):
         rng = np.random.default_rng(seed)
         edges = data.draw(st.sampled_from([(0, 1, 5, 6, 20), (0, 20), (0, 2, 21, 40)]))
@@ -146,7 +146,6 @@ class TestStarts:
         assert reader.segment_starts(0) == starts
 
     @given(frames=st.integers(1, 500), size=st.integers(1, 200))
-    @settings(deadline=None)
     def test_as_many_as_needed_and_every_frame_is_covered(self, frames, size):
         reader = SegmentReader(
             [make_shard(np.random.default_rng(0), [frames], "uint8", (0, 2), 30, "a")], size, False, False
@@ -188,7 +187,7 @@ class TestStarts:
 
 @pytest.mark.parametrize("drop", [True, False])
 @given(frames=st.integers(1, 300), size=st.integers(1, 120), cell=st.integers(1, 40), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_spans_lead_back_to_the_frames_of_the_recording(drop, frames, size, cell, seed):
     """Frame numbers are counted one by one; what the view leaves out is skipped."""
     rng = np.random.default_rng(seed)
@@ -259,7 +258,7 @@ def test_a_negative_start_pads_on_the_left(drop):
 
 @pytest.mark.parametrize("drop", [False, True])
 @given(counts=st.lists(st.integers(1, 60), min_size=1, max_size=4), size=st.integers(1, 90), seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_short_recordings_are_repeated(drop, counts, size, seed):
     """Against NumPy's wrapping; longer ones are read as ever, and nothing of the next recording comes in."""
     shard = make_shard(np.random.default_rng(seed), counts, "uint8", (0, 3, 5), 4, "a")

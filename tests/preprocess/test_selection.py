@@ -275,7 +275,7 @@ any_rows = st.lists(
 
 
 @given(rows=any_rows, rule=any_rule)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_recording_is_kept_or_listed_once(rows, rule):
     result = select(corpus(rows), rule, NOWHERE)
     assert sorted([row.file for row in result.recordings] + [r.file for r in result.rejects]) == sorted(

@@ -235,6 +235,45 @@ class TestDeterminism:
         assert {name for name in new if new[name] != past[name]} == {media_id}
         assert contents(folder).keys() == old.keys()
 
+    def test_a_kill_while_shards_are_made_again_costs_those_in_flight(self, corpus, tmp_path, capsys, monkeypatch):
+        config = copy_of(corpus, tmp_path)
+        for path in (config.corpus_dir / "wav_16khz").rglob("*.wav"):
+            path.touch()
+        (config.corpus_dir / "wav_16khz" / "sealed.csv").unlink()
+        made = []
+
+        def killed_at_the_third(path, *more):
+            made.append(path)
+            if len(made) == 3:
+                raise KeyboardInterrupt
+            return write_shard(path, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("preprocess.loadData.write_shard", killed_at_the_third)
+            with pytest.raises(KeyboardInterrupt):
+                load(config, 1)
+        capsys.readouterr()
+        load(config, 1)
+        assert "2 shards made, 2 kept" in capsys.readouterr().out
+        assert contents(features_folder(config)) == contents(features_folder(corpus))
+
+    def test_a_kill_before_a_damaged_shard_is_made_again_does_not_keep_it(self, corpus, tmp_path, monkeypatch):
+        config = copy_of(corpus, tmp_path)
+        path = features_folder(config) / "train-00001-of-00003.h5"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("preprocess.loadData.write_shard", killed)
+            with pytest.raises(KeyboardInterrupt):
+                load(config, 1)
+        load(config, 1)
+        assert contents(features_folder(config)) == contents(features_folder(corpus))
+
     def test_changed_row_of_the_manifest_remakes_its_shard_alone(self, corpus, tmp_path):
         config = copy_of(corpus, tmp_path)
         folder = features_folder(config)

@@ -140,9 +140,10 @@ class TestEsc50:
     def test_missing_and_unsafe_files(self, root):
         (root / "audio" / "1-101-A-0.wav").unlink()
         with (root / "meta" / "esc50.csv").open("a") as stream:
-            stream.write("../../x.wav,1,0,dog,True,1,A\nshort\n")
+            stream.write(f"../../x.wav,1,0,dog,True,1,A\nshort\n{'x' * 300}.wav,1,0,dog,True,1,A\n")
         corpus = self.read(root)
-        assert [r.reason for r in corpus.rejects] == ["no_audio", "bad_filename", "metadata_malformed"]
+        reasons = ["no_audio", "bad_filename", "metadata_malformed", "unreadable"]
+        assert [r.reason for r in corpus.rejects] == reasons
         assert len(corpus.recordings) == 29
 
     def test_other_folder(self, tmp_path):
@@ -212,6 +213,7 @@ class TestTable:
             ("", "bad_filename"),
             ("labels.csv", "bad_filename"),
             ("gone.wav", "no_audio"),
+            ("x" * 300 + ".wav", "unreadable"),
         ],
     )
     def test_file_names_that_mean_harm(self, tmp_path, name, reason):

@@ -99,7 +99,7 @@ class TestCountFrames:
 
 class TestBlocks:
     @given(count=st.integers(1, 6000), block_frames=st.integers(1, 25), seed=st.integers(0, 3))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_any_block_size_gives_the_frames_of_one_shot(self, tmp_path_factory, count, block_frames, seed):
         samples = noise(count, seed=seed)
         path = naive.write_wav(tmp_path_factory.getbasetemp() / "blocks.wav", samples)

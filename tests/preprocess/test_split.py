@@ -32,7 +32,7 @@ def key(row: Recording, group_by: str) -> str:
 def always(test):
     """Try a test with any recordings and options."""
     draw = given(recordings=rows, share=st.floats(0, 1), seed=st.integers(0, 99), group_by=groupings)
-    return settings(max_examples=150, deadline=None)(draw(test))
+    return settings(max_examples=150)(draw(test))
 
 
 class TestAlways:
@@ -161,7 +161,7 @@ class TestPerClass:
         }
 
     @given(recordings=rows, test=st.floats(0, 1), validation=st.floats(0, 1), seed=st.integers(0, 9))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_every_class_is_trained_on_and_the_order_does_not_matter(self, recordings, test, validation, seed):
         sides = SPLITS["per_class"](recordings, Train(seed=seed), test=test, validation=validation)
         assert SPLITS["per_class"](recordings[::-1], Train(seed=seed), test=test, validation=validation) == sides
@@ -308,7 +308,7 @@ class TestLeaks:
         assert capsys.readouterr().out == ""
 
     @given(recordings=rows.filter(lambda rows: len(rows) > 3), seed=st.integers(0, 9))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_like_a_look_at_every_pair(self, recordings, seed):
         sides = SPLITS["per_class"](recordings, Train(seed=seed), test=0.3, validation=0.3)
         held = [row for row in recordings if sides[row.media_id] != "train"]

@@ -232,6 +232,19 @@ class TestRoot:
         assert (len(api.pages), len(api.downloads)) == asked
         assert not (tmp_path / "raw").exists()
 
+    def test_what_cannot_be_used_is_listed(self, api, tmp_path):
+        """Also without the list that a download of ours leaves; an id may be a number."""
+        for number, facts in ((1, {}), (2, {"gen": "Mystery", "sp": "mystery"}), (3, {})):
+            api.add(number, **facts)
+        run(api, tmp_path / "made", query="q:A")
+        (tmp_path / "made" / "refused.csv").unlink()
+        for path in (tmp_path / "made" / "pages").rglob("*.json"):
+            path.write_text(path.read_text().replace('"id": "3"', '"id": 3'))
+        source = Source(root=str(tmp_path / "made"))
+        corpus = source.read(source.fetch(tmp_path / "raw", 0, 1))
+        assert [row.media_id for row in corpus.recordings] == ["XC1", "XC3"]
+        assert [row.file for row in corpus.rejects] == ["XC2"]
+
     def test_a_query_chooses_among_its_answers(self, api, tmp_path):
         api.add(1)
         run(api, tmp_path, query="q:A")
