@@ -312,7 +312,10 @@ class Fade(Gain):
 
 
 class SameSpecies(Augmentation):
-    """Add another recording of the same species: w x + (1 - w) x', w from U(0.5, 1) (system 001, Sprengel 2016)."""
+    """Add a recording of the same species: w x + (1 - w) x', w from U(0.5, 1) (system 001, Sprengel 2016).
+
+    It may be the same recording; of a species with a single one it always is.
+    """
 
     domain, need = "level", "companion"
 

@@ -133,7 +133,7 @@ class Batches:
         return shuffled[(begin + low)[:, None] + np.arange(bag) % size]
 
     def _same(self, rng: np.random.Generator, owners: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Return a segment of another recording of the same species per item; noise goes with itself."""
+        """Return a segment of a recording of the same species per item, at times the same; noise goes with itself."""
         others = np.array([rng.choice(self.same[int(i)]) for i in owners])
         latest = np.maximum(0, spare_frames(self.reader, others))
         companions = self.reader.read(others, rng.integers(0, latest + 1))

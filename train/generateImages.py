@@ -127,6 +127,8 @@ def generate(config: Config, part: str, out: Path, limit: int, raw: bool, jobs: 
             tasks.append((recording, start, home / f"{name}_{k}.png"))
         if limit and len(tasks) >= limit:
             break
+    if not tasks:
+        raise PipelineError(f"{folder} holds no {part} recording.")
     tasks = tasks[: limit or None]
     for home in {path.parent for _, _, path in tasks}:
         home.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,10 @@ from PIL import Image
 import config as configuration
 from config import Model, PipelineError
 from preprocess.loadData import features_folder
+from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, open_shards
+from preprocess.shards import write_shard
 from tests.conftest import PROJECT, run_script
 from tests.train.conftest import open_reader
 from train.generateImages import GAP, RANGE, SPREAD, STRIPE, draw, draw_beside_raw, draw_levelled, generate, to_levels
@@ -160,6 +162,15 @@ def test_the_test_part_has_no_classes(corpus, classes, tmp_path):
     assert generate(corpus, "test", tmp_path, 0, False, 1) == len(found_names(tmp_path)) >= 3
     assert found_names(tmp_path) == expected_names(view, classes)
     assert {name.split("/")[0] for name in found_names(tmp_path)} == {"unknown"}
+
+
+def test_a_part_of_nothing(corpus, tmp_path, monkeypatch):
+    """All of its recordings were rejected."""
+    recipe = open_recipe(corpus.features)
+    write_shard(tmp_path / "test-00000-of-00001.h5", recipe, "{}", tmp_path, [], "x")
+    monkeypatch.setattr("train.generateImages.features_folder", lambda config: tmp_path)
+    with pytest.raises(PipelineError, match="holds no test recording"):
+        generate(corpus, "test", tmp_path / "out", 0, False, 1)
 
 
 def test_missing_features_are_named(corpus, tmp_path):
