@@ -40,7 +40,8 @@ class Browser:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port = self._wait_for(lambda: (folder / "DevToolsActivePort").read_text().split()[0], (OSError, IndexError))
         page = json.loads(urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")).read())
-        self.socket = connect(page["webSocketDebuggerUrl"], max_size=None)
+        self.connection = connect(page["webSocketDebuggerUrl"], max_size=None)
+        self.socket = self.connection.__enter__()
         for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
             self.call(f"{domain}.enable")
 
@@ -48,7 +49,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self.connection.__exit__(None, None, None)
         self.process.terminate()
         self.process.wait(20)
 

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -268,7 +269,8 @@ class Run:
         try:
             with h5py.File(path, "r") as file:
                 check_content(file)
-            model.load_weights(path)
+            with warnings.catch_warnings(action="ignore"):  # Keras' own about what does not fit; the error says it
+                model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise PipelineError(f"{path} is damaged or of another network: {reason}") from None

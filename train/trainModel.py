@@ -310,6 +310,38 @@ def open_batches(config: Config, data: Dataset) -> Any:
     )
 
 
+class Pace:
+    """How fast steps and epochs go; the first step after a start, in which they are compiled, tells nothing of others.
+
+    All times are seconds of one clock.
+    """
+
+    EVERY = 20.0  # s, between lines
+
+    def __init__(self, steps: int) -> None:
+        """Of epochs of so many steps."""
+        self.steps, self.compiles = steps, True
+
+    def begin(self, now: float) -> None:
+        """Begin an epoch."""
+        self.started = self.first = self.shown = now
+
+    def step(self, done: int, now: float) -> float:
+        """Return the steps per second where it is time to say so, else 0; called before every step of an epoch."""
+        if done == 1:
+            self.first = now  # its end
+        if done < 2 or now - self.shown < self.EVERY:
+            return 0.0
+        self.shown = now
+        return (done - 1) / (now - self.first)
+
+    def epoch(self, now: float) -> float:
+        """Return how long an epoch like the one that ends takes."""
+        compiling = self.compiles and self.steps > 1
+        self.compiles = False
+        return (now - self.first) * self.steps / (self.steps - 1) if compiling else now - self.started
+
+
 def recorder_callback(
     keras: Any,
     config: Config,
@@ -328,20 +360,26 @@ def recorder_callback(
     board = TensorBoardLog(target.folder / "tensorboard")
 
     class Recorder(keras.callbacks.Callback):
+        def on_train_begin(self, logs: dict | None = None) -> None:
+            self.pace = Pace(batches.steps)
+
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-            self.started, self.waited, self.shown = time.monotonic(), batches.waited, time.monotonic()
+            self.waited = batches.waited
+            self.pace.begin(time.monotonic())
             reseed(self.model, settings.seed, epoch)
             set_plateau_scale(self.model, plateau_scale(history, settings.plateau_factor, settings.plateau_patience))
 
         def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-            now = time.monotonic()  # not at the end of a batch, for which Keras would wait for the device at every step
-            if now - self.shown >= 20:
-                self.shown, rate = now, batch / (now - self.started)
-                left = (batches.steps - batch) / rate if batch else math.inf
+            rate = self.pace.step(
+                batch, time.monotonic()
+            )  # its end is not asked for, or Keras would wait for the device
+            if rate:
+                left = (batches.steps - batch) / rate
                 log(f"  step {batch} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, {left:.0f} s left")
 
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            seconds = time.monotonic() - self.started
+            now = time.monotonic()
+            seconds = now - self.pace.started
             entry = {
                 "epoch": epoch + 1,
                 **of_the_first({name: float(value) for name, value in logs.items()}),
@@ -358,7 +396,7 @@ def recorder_callback(
             board.add(epoch + 1, entry, model.trainable_variables if settings.histograms else ())
             if tracking:
                 tracking.log_epochs(history)
-            left = (config.train.epochs - epoch - 1) * seconds
+            left = (config.train.epochs - epoch - 1) * self.pace.epoch(now)
             log(f"epoch {epoch + 1} of {config.train.epochs}: {figures(entry)}, {seconds:.1f} s, {left:.0f} s left")
             if stops_early(history, config.train.patience):
                 log(f"val_loss has not become lower for {config.train.patience} epochs: stopping")

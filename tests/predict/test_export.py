@@ -117,14 +117,16 @@ def test_what_keeps_a_run_from_taking_sound(recipe, options, words):
     assert bool(words) == bool(reason)
 
 
-@pytest.mark.slow
-class TestExports:
-    @pytest.fixture(scope="class")
-    def exported(self, run_of_birds, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("export") / "birds"
-        (run_of_birds.folder / "thresholds.json").unlink(missing_ok=True)
-        return export(run_of_birds, folder, list(FORMATS)), folder
+@pytest.fixture(scope="module")
+def exported(run_of_birds, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "birds"
+    (run_of_birds.folder / "thresholds.json").unlink(missing_ok=True)
+    return export(run_of_birds, folder, list(FORMATS)), folder
 
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # keras of tf2onnx
+class TestExports:
     def test_all_are_there_and_agree(self, exported, run_of_birds):
         facts, folder = exported
         assert set(facts["largest_difference_from_the_run"]) == set(FORMATS)

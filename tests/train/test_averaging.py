@@ -77,6 +77,7 @@ def test_without_averaging_the_weights_are_their_own():
         np.testing.assert_array_equal(trainer.layers[0].kernel.numpy(), weight)
 
 
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # of the optimizer, whose state is not asked for
 def test_a_resumed_state_holds_the_averages(tmp_path):
     """Bit by bit, against a run that was not interrupted."""
     whole, first, second = small_trainer(MOMENTUM), small_trainer(MOMENTUM), small_trainer(MOMENTUM)

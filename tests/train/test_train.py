@@ -31,7 +31,7 @@ from tests.train.conftest import NETWORKS, derived, open_reader
 from train.losses import Loss
 from train.metrics import chance_map
 from train.run import MONITORS, Run, last_run, resolve
-from train.trainModel import open_dataset
+from train.trainModel import Pace, open_dataset
 from train.trainModel import train as train_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny")]
@@ -213,6 +213,22 @@ def test_a_step_is_traced_once_and_none_is_waited_for(corpus, home, monkeypatch)
     for callback in callbacks:
         assert type(callback).on_train_batch_end is keras.callbacks.Callback.on_train_batch_end
         assert type(callback).on_batch_end is keras.callbacks.Callback.on_batch_end
+
+
+def test_what_is_left_is_told_without_what_was_compiled():
+    """Steps of 1 s after a first one of 31 s."""
+    pace = Pace(47)
+    pace.begin(100.0)
+    said = {done: rate for done in range(47) if (rate := pace.step(done, 100 + (30 + done if done else 0)))}
+    assert said == {2: 1.0, 22: 1.0, 42: 1.0}
+    assert pace.epoch(177.0) == pytest.approx(47)
+    pace.begin(200.0)
+    assert not any(pace.step(done, 200 + done / 3) for done in range(47))
+    assert pace.epoch(216.0) == 16
+    pace = Pace(1)
+    pace.begin(0.0)
+    assert not pace.step(0, 30.0)
+    assert pace.epoch(31.0) == 31
 
 
 def test_split_keeps_a_quarter_of_each_species(learned, corpus):
