@@ -39,7 +39,7 @@ class Result:
 
 def log_mean_exp(scores: np.ndarray) -> np.ndarray:
     """Return log(mean(exp(5 p))) / 5 over the segments: between their mean and their maximum."""
-    return (logsumexp(scores * SHARPNESS, axis=0) - np.log(len(scores))) / SHARPNESS
+    return np.maximum(0, logsumexp(scores * SHARPNESS, axis=0) - np.log(len(scores))) / SHARPNESS
 
 
 def squared(scores: np.ndarray) -> np.ndarray:
@@ -128,12 +128,12 @@ def conclude(
         by_rule: float64 [species], the ranking where settings.pool names no other.
         minimum: float64 [species], the least score of a detection.
         settings: pool, smooth, top and merge are used.
-        weights: float64 [species] that scores and ranking are multiplied with.
+        weights: float64 [species] that scores and ranking are multiplied with; what has 0 is never detected.
     """
     ranking = POOLS[settings.pool](scores) if settings.pool else by_rule
     shown = smooth(scores) if settings.smooth else scores
     if weights is not None:
-        shown, ranking = shown * weights, ranking * weights
+        shown, ranking, minimum = shown * weights, ranking * weights, np.where(weights == 0, np.inf, minimum)
     return Result(recording, path, seconds, shown, ranking, detect(seconds, shown, minimum, settings))
 
 

@@ -32,12 +32,12 @@ from pathlib import Path
 
 import h5py
 
-from config import PREDICTIONS, PROJECT, VERSION, Config, change
+from config import PROJECT, VERSION, Config, change
 from config.commandline import add_jobs_argument, log, run
-from predict.predict import find_recordings, joined, named, open_part, prepare, rejects_of
+from predict.predict import default_path, find_recordings, open_part, prepare, rejects_of, report_rejects
 from predict.scores import make_scores, read_scores, scores_folder
 from preprocess.cluster import cluster
-from preprocess.manifest import REJECTED, read_description
+from preprocess.manifest import read_description
 from preprocess.recipes import folder_name, open_recipe
 from preprocess.recordings import Recording, tally
 from preprocess.shards import Shard
@@ -81,8 +81,8 @@ def embed_segments(
     recordings = find_recordings(config, shards)
     folder = scores_folder(config, target, monitor, "embeddings", part)
     make_scores(folder, config, shards, target, monitor, "embeddings")
-    about = [joined([named(path) for path in inputs])] if inputs else ["train"] if part == "train" else []
-    path = output or PREDICTIONS / "-".join([target.folder.name, *about, "embeddings.h5"])
+    rest = "-train-embeddings.h5" if part == "train" else "-embeddings.h5"
+    path = output or default_path(None, [target], inputs, rest)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"model": target.folder.name, "weights": monitor, "part": part}
     segments, features = write_embeddings(path, config, shards, recordings, folder, facts)
@@ -90,8 +90,7 @@ def embed_segments(
     if inputs:
         rejects = rejects_of(config)
         log(tally(len(recordings), rejects))
-        if rejects:
-            log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
+        report_rejects(config, rejects, discard)
     if discard and inputs:
         shutil.rmtree(config.corpus_dir, ignore_errors=True)
     return path

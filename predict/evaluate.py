@@ -21,6 +21,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -178,7 +179,8 @@ def main() -> None:
         target, figures = Run(args.run), {"map": result["map_main"]["value"], "top1": result["top1"]["value"]}
         target.read_config()  # which says so where the folder is no run
         result["trained_on"] = len(target.trained_on(ranking.media_ids))
-        target.note_scoring(str(args.predictions), result["recordings"], figures)
+        with contextlib.suppress(OSError):  # a run may be read-only
+            target.note_scoring(str(args.predictions), result["recordings"], figures)
     for path, rows in ((args.species, per_species), (args.confusions, confusions)):
         if path:
             write_rows(path, [without_nan(row) for row in rows(ranking)])

@@ -103,7 +103,7 @@ def build(config: Config, model: Any, loss: Any) -> dict[str, Any]:
 
 
 def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return inputs to check an export on, by form: from recordings of the corpus, or noise where it has gone."""
+    """Return inputs to check an export on, by form: from the corpus, or noise where that or its features have gone."""
     rng = np.random.default_rng(0)
     shape = forms["segments"].input_shape[1:]
     examples = {"segments": rng.normal(0, 1, (EXAMPLES, *shape)).astype(np.float32)}
@@ -116,10 +116,11 @@ def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray
     found = []
     for row in read_table(manifest, Recording):
         path = folder / wav_name(row.file)
-        if len(found) < EXAMPLES and row.duration * wav_rate(path) > samples:
-            sound = wavfile.read(path, mmap=True)[1]
+        if len(found) < EXAMPLES and len(sound := wav_samples(path)) >= samples:
             found.append(np.array(sound[:samples], np.float32) / FULL_SCALE)
     examples["waveforms"][: len(found)] = found or examples["waveforms"][:0]
+    if not any(features_folder(config).glob("train-*.h5")):  # removed, such as to save space
+        return examples
     shards = open_shards(features_folder(config), "train")
     reader = open_view(shards, config.features)
     if reader.dtype != np.int16:
@@ -130,13 +131,13 @@ def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray
     return examples
 
 
-def wav_rate(path: Path) -> int:
-    """Return the sample rate of a 16-bit mono WAV, 0 where there is none."""
+def wav_samples(path: Path) -> np.ndarray:
+    """Return the samples of a 16-bit mono WAV, int16; none where there is none."""
     try:
-        rate, sound = wavfile.read(path, mmap=True)
+        sound = wavfile.read(path, mmap=True)[1]
     except (OSError, ValueError):
-        return 0
-    return rate if sound.dtype == np.int16 and sound.ndim == 1 else 0
+        return np.empty(0, np.int16)
+    return sound if sound.dtype == np.int16 and sound.ndim == 1 else np.empty(0, np.int16)
 
 
 # Writing

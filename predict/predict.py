@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import time
@@ -49,11 +50,14 @@ from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
 from preprocess.segments import open_shards
 from preprocess.shards import Shard
+from preprocess.whole import whole_file
 from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
 MOST_BYTES = 100  # of an input's name in those of files and folders
+MOST_STEM_BYTES = 180  # of the names of runs and inputs together
+CLAIMS = ".inputs.json"  # name of a result -> mark of its inputs
 MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
@@ -61,16 +65,16 @@ MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     """Return the configuration with folders and files of audio as its corpus, in a working folder of its own."""
-    paths = sorted({_expanded(path) for path in inputs})
+    paths = _places(inputs)
     for path in paths:
         require_utf8(path)
     root, options = paths[0], {}
     if len(paths) > 1:
         root = Path(os.path.commonpath(paths))
         options = {"inputs": [str(path.relative_to(root)) for path in paths]}  # as JSON gives it back
-    mark = hashlib.sha256("\0".join(map(str, paths)).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = f"predict-{named(root)}-{mark}"
-    data = Data("folder", name, config.data.folder, options={"root": str(root), **options})
+    name = f"predict-{named(root)}-{mark_of(inputs)}"
+    folder = config.data.folder if config.corpus_dir.parent.is_dir() else Data.folder  # a run may come from elsewhere
+    data = Data("folder", name, folder, options={"root": str(root), **options})
     return dataclasses.replace(config, data=data)
 
 
@@ -249,7 +253,7 @@ def predict(
     names: Sequence[str] = ("birdclef2016",),
     monitor: str = "",
     jobs: int = 1,
-    thresholds: Literal["species", "overall", "none"] = "species",
+    thresholds: Literal["", "species", "overall", "none"] = "",
     expected: Filter = NOTHING,
     rows: Path | None = None,
     discard: bool = False,
@@ -265,7 +269,7 @@ def predict(
         monitor: which weights; empty: by train.monitor of each run.
         jobs: processes.
         thresholds: of a single run that has some: that of each species, one for all, or predict.minimum; a minimum in
-            the settings takes their place.
+            the settings takes their place. Empty: that of each species where there are some.
         expected: which species to expect.
         rows: test.csv or sample_submission.csv of a competition.
         discard: remove the working folder of the inputs afterwards.
@@ -290,9 +294,14 @@ def predict(
     recipe = open_recipe(members[0].config.features)
     known = read_thresholds(first, monitor) if len(targets) == 1 else None
     minimum = np.full(len(species), chosen.minimum)
+    if thresholds in ("species", "overall") and not known:
+        raise PipelineError(
+            f"--thresholds {thresholds} is for one run that has some. Make them: python predict/thresholds.py --run "
+            f"{first.folder}"
+        )
     if known and thresholds != "none" and "minimum" not in settings:
-        minimum = known.minimum if thresholds == "species" else np.full(len(species), known.overall)
-        log(f"detections by the thresholds of {first.folder / 'thresholds.json'} ({thresholds})")
+        minimum = np.full(len(species), known.overall) if thresholds == "overall" else known.minimum
+        log(f"detections by the thresholds of {first.folder / 'thresholds.json'} ({thresholds or 'species'})")
     facts = Facts(
         species,
         model="+".join(target.folder.name for target in targets),
@@ -323,7 +332,7 @@ def predict(
         if name == "birdclef2016" and len(targets) == 1 and not (inputs or settings or monitor or expected):
             with contextlib.suppress(OSError):  # a run may be read-only
                 first.note_prediction(path, members[0].config.train.monitor)
-    report(members[0].config, facts, count, written)
+    report(members[0].config, facts, count, written, discard)
     if discard and inputs:
         for member in members:
             shutil.rmtree(member.config.corpus_dir, ignore_errors=True)
@@ -354,7 +363,7 @@ class Tally:
             yield result
 
 
-def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) -> None:
+def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path], discard: bool) -> None:
     """Say what was written, what was left out, and loudly if nothing was detected."""
     rejects = rejects_of(config)
     for path in written:
@@ -365,8 +374,7 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) 
         f"{tally(count.recordings, rejects)}; {count.detections} detections of {len(count.species)} species, least "
         f"score {minimum}"
     )
-    if rejects:
-        log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
+    report_rejects(config, rejects, discard)
     if count.recordings == len(count.first):
         for result in count.first:
             best = np.argsort(-result.ranking, kind="stable")[:NAMED]
@@ -379,25 +387,69 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path]) 
         )
 
 
+def report_rejects(config: Config, rejects: Sequence[Reject], discard: bool) -> None:
+    """Say where what was rejected is listed; list it where that is about to be removed."""
+    if discard:
+        for row in rejects:
+            log(f"rejected: {row.file}: {row.reason} {row.detail}".rstrip())
+    elif rejects:
+        log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
+
+
 def output_path(
     output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], name: str, ending: str, count: int
 ) -> Path:
     """Return where a format is written."""
     if output and count == 1:
         return output
+    kind = "" if name == "birdclef2016" else f"-{name}"
+    return default_path(output, targets, inputs, kind + ending.removesuffix("/"))
+
+
+def default_path(output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], rest: str) -> Path:
+    """Return where what runs make of inputs is written: <runs>[-<inputs>]<rest> in a folder, or in predict.
+
+    In predict the name has the mark of the inputs, too, where others that are called the same were there first.
+    """
     stem = joined([target.folder.name for target in targets])
     if inputs:
         stem += "-" + joined([named(path) for path in inputs])
-    if name != "birdclef2016":
-        stem += f"-{name}"
-    return (output or PREDICTIONS) / f"{stem}{ending.removesuffix('/')}"
+    stem = _cut(stem, MOST_STEM_BYTES)
+    path = (output or PREDICTIONS) / f"{stem}{rest}"
+    if output or not inputs:
+        return path
+    mark, book = mark_of(inputs), PREDICTIONS / CLAIMS
+    try:
+        claims = dict(json.loads(book.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # there is none yet
+        claims = {}
+    if path.exists() and claims.get(path.name, mark) != mark:
+        path = PREDICTIONS / f"{stem}-{mark}{rest}"
+    if claims.get(path.name) != mark:
+        PREDICTIONS.mkdir(parents=True, exist_ok=True)
+        with whole_file(book) as partial:
+            partial.write_text(json.dumps(claims | {path.name: mark}, indent=0), encoding="utf-8")
+    return path
+
+
+def mark_of(inputs: Sequence[Path]) -> str:
+    """Return what tells inputs from others of the same name."""
+    return hashlib.sha256("\0".join(map(str, _places(inputs))).encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def _places(inputs: Sequence[Path]) -> list[Path]:
+    return sorted({_expanded(path) for path in inputs})
 
 
 def named(path: Path) -> str:
     """Return what an input is called: a folder by its name, a file without its ending; long names are cut."""
     path = _expanded(path)
     name = path.stem if path.is_file() else path.name
-    return os.fsencode(name)[:MOST_BYTES].decode(errors="ignore") or "root"
+    return _cut(name, MOST_BYTES) or "root"
+
+
+def _cut(name: str, most: int) -> str:
+    return os.fsencode(name)[:most].decode(errors="ignore")
 
 
 def _expanded(path: Path) -> Path:
@@ -444,8 +496,8 @@ def main() -> None:
     parser.add_argument(
         "--thresholds",
         choices=("species", "overall", "none"),
-        default="species",
-        help="what to use of the thresholds that predict/thresholds.py has put into the run (default: species)",
+        default="",
+        help="what to use of the thresholds that predict/thresholds.py has put into the run (default: species, if any)",
     )
     parser.add_argument("--merge", action=argparse.BooleanOptionalAction, help="join consecutive detections")
     parser.add_argument("--species", type=Path, help="list of the only species to expect: a class id or name per line")
@@ -479,6 +531,8 @@ def main() -> None:
         parser.error("--date is YYYY-MM-DD")
     if args.place and not (abs(args.place[0]) <= 90 and abs(args.place[1]) <= 180):
         parser.error("--place is a latitude from -90 to 90 and a longitude from -180 to 180")
+    if args.thresholds in ("species", "overall") and args.minimum is not None:
+        parser.error("--minimum takes the place of all thresholds")
     targets = [Run(folder) for folder in args.run] if args.run else [last_run(PROJECT / "runs")]
     settings = {name: getattr(args, name) for name in ("top", "pool", "hop", "smooth", "minimum", "merge")}
     settings = {name: value for name, value in settings.items() if value is not None}

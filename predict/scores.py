@@ -81,7 +81,7 @@ def judge(loss: Any, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     scores = loss.segment_scores(logits).astype(np.float64)
     ranking = loss.recording_scores(logits) if loss.whole else scores.mean(axis=0)
-    return scores, np.asarray(ranking, np.float64)
+    return scores.clip(0, 1), np.asarray(ranking, np.float64).clip(0, 1)  # rounding may leave that by 1e-7
 
 
 def scores_folder(config: Config, target: Run, monitor: str, output: Output = "logits", part: str = "test") -> Path:

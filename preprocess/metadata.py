@@ -22,7 +22,7 @@ _UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
 TRUTH_COLUMNS = ("MediaId", "ClassId", "BackgroundClassIds")
 _RECORDER = re.compile(
     r"(?:(?P<site>.+?)(?:_[01](?:\+1)?)?[_-])?(?P<year>(?:19|20)\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)"
-    r"[_T-](?P<hour>\d\d)[-h]?(?P<minute>\d\d)(?:[-m]?\d\d)?(?:[_Z+-].*)?"
+    r"[_T-](?P<hour>\d\d)[-h]?(?P<minute>\d\d)(?:[-m]?(?P<second>\d\d))?(?:[_Z+-].*)?"
 )
 _FIRST_AUDIOMOTH, _LAST_AUDIOMOTH = 0x58000000, 0x80000000  # end of 2016 to 2038
 _DELIMITERS = ",;\t|"
@@ -59,7 +59,7 @@ def clean_time(text: str) -> str:
 
 
 def recorder_name(file: str) -> tuple[str, str, str]:
-    """Return date, time and site that the name of a recorder's file gives; empty is what it does not say.
+    """Return date, time (HH:MM:SS) and site that the name of a recorder's file gives; empty is what it does not say.
 
     PREFIX_20230512_043000.wav (Song Meter, AudioMoth; T or - in place of _, the prefix may be missing) or eight
     hexadecimal digits, the seconds since 1970 (older AudioMoths; UTC). The site is the prefix without the channels of
@@ -72,10 +72,11 @@ def recorder_name(file: str) -> tuple[str, str, str]:
         date = clean_date(f"{match['year']}-{match['month']}-{match['day']}")
         time = clean_time(f"{match['hour']}:{match['minute']}")
         if len(date) == len("2023-05-12") and time:
-            return date, time, match["site"] or folder
+            second = match["second"] or "00"
+            return date, f"{time}:{second}" if second < "60" else time, match["site"] or folder
     if re.fullmatch(r"[0-9A-F]{8}", path.stem) and _FIRST_AUDIOMOTH <= int(path.stem, 16) < _LAST_AUDIOMOTH:
         moment = datetime.datetime.fromtimestamp(int(path.stem, 16), datetime.UTC)
-        return moment.strftime("%Y-%m-%d"), moment.strftime("%H:%M"), folder
+        return moment.strftime("%Y-%m-%d"), moment.strftime("%H:%M:%S"), folder
     return "", "", folder
 
 

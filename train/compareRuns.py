@@ -20,6 +20,7 @@ import argparse
 import html
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     found = set()
     for folder in folders:
         candidates = [folder, *folder.iterdir()] if folder.is_dir() else []
-        found |= {path.resolve() for path in candidates if (path / "config.toml").is_file()}
+        found |= {path.resolve() for path in candidates if os.access(path / "config.toml", os.R_OK)}
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 

@@ -90,7 +90,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         """Point at a folder, which need not exist yet."""
-        self.folder = folder
+        self.folder = folder if folder.name not in ("", "..") else folder.resolve()  # a run has a name
 
     def best_weights(self, monitor: str = "val_map") -> Path:
         """Return the path of the best weights by val_map, val_loss or val_acc, or of the last ones."""

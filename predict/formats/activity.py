@@ -22,7 +22,8 @@ def activity(results: Iterable[Result], path: Path, facts: Facts) -> None:
 
     Times come from the metadata or the names of recorders' files; recordings without a date and a time are counted
     under an empty date and hour -1. Minutes are those recorded in the hour, so that a silent hour is told from one that
-    was not recorded; a line without a species says that nothing was detected.
+    was not recorded; a line without a species says that nothing was detected. A detection counts in every hour that it
+    touches.
     """
     minutes: Counter[Slot] = Counter()
     detections: Counter[tuple[Slot, int]] = Counter()
@@ -32,7 +33,9 @@ def activity(results: Iterable[Result], path: Path, facts: Facts) -> None:
         for slot, seconds in hours_of(site, start, result.recording.duration):
             minutes[slot] += seconds / 60
         for found in result.detections:
-            detections[slot_of(site, start, found.start), found.species] += 1
+            end = min(found.end, result.recording.duration)  # the last segment may be filled up
+            for slot, _ in hours_of(site, start, max(end, found.start + 1e-3), found.start):
+                detections[slot, found.species] += 1
     path.mkdir(parents=True, exist_ok=True)
     _write(path / "activity.csv", minutes, detections, facts)
     _draw(path / "activity.png", minutes, detections, facts)
@@ -54,15 +57,15 @@ def slot_of(site: str, start: datetime.datetime | None, seconds: float) -> Slot:
     return site, moment.date().isoformat(), moment.hour
 
 
-def hours_of(site: str, start: datetime.datetime | None, duration: float) -> list[tuple[Slot, float]]:
-    """Return the hours that a recording touches, with the seconds in each."""
+def hours_of(site: str, start: datetime.datetime | None, end: float, begin: float = 0.0) -> list[tuple[Slot, float]]:
+    """Return the hours that a recording touches between two times in seconds, with the seconds in each."""
     if start is None:
-        return [(slot_of(site, None, 0), duration)]
-    found, at = [], 0.0
-    while at < duration:
+        return [(slot_of(site, None, 0), end - begin)]
+    found, at = [], begin
+    while at < end:
         moment = start + datetime.timedelta(seconds=at)
         into = moment.minute * 60 + moment.second + moment.microsecond / 1e6
-        step = min(3600 - into, duration - at)
+        step = min(3600 - into, end - at)
         found.append((slot_of(site, start, at), step))
         at += max(step, 1e-3)
     return found
@@ -90,7 +93,7 @@ def _draw(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> No
     pyplot = open_pyplot()
 
     timed = {slot: value for slot, value in minutes.items() if slot[2] >= 0}
-    days = sorted({slot[1] for slot in timed})
+    days = sorted({slot[1] for slot in (*timed, *(slot for slot, _ in detections)) if slot[2] >= 0})
     totals: Counter[int] = Counter()
     for (_, species), count in detections.items():
         totals[species] += count

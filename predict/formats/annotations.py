@@ -7,7 +7,7 @@ import numpy as np
 
 from config import PipelineError
 from predict.detections import Result
-from predict.formats import Facts, open_csv, plain
+from predict.formats import Facts, open_csv, plain, plain_text
 from preprocess.whole import whole_file
 
 RAVEN = (
@@ -43,7 +43,7 @@ def raven(results: Iterable[Result], path: Path, facts: Facts) -> None:
                 kind = facts.species[found.species]
                 begin, end = before + found.start, before + found.end
                 place = (number, "Spectrogram 1", 1, f"{begin:.3f}", f"{end:.3f}", 0, f"{highest:.1f}", result.path)
-                names = (kind.class_id, facts.name(found.species), kind.scientific_name)
+                names = (kind.class_id, plain_text(facts.name(found.species)), plain_text(kind.scientific_name))
                 writer.writerow((*place, f"{found.start:.3f}", *names, f"{found.score:.4f}"))
             before += result.recording.duration
 
@@ -72,7 +72,7 @@ def kaleidoscope(results: Iterable[Result], path: Path, facts: Facts) -> None:
             for (start, end), scores in zip(result.seconds.tolist(), result.scores, strict=True):
                 best = int(np.argmax(scores - np.where(scores >= facts.minimum, 0, 2)))
                 sure = scores[best] >= facts.minimum[best]
-                match, distance = (facts.name(best), f"{1 - scores[best]:.4f}") if sure else ("NoID", "")
+                match, distance = (plain_text(facts.name(best)), f"{1 - scores[best]:.4f}") if sure else ("NoID", "")
                 writer.writerow(
                     (root, plain(folder), plain(file.name), f"{start:.3f}", f"{end - start:.3f}", match, distance)
                 )

@@ -1,9 +1,7 @@
 """The submissions of BirdCLEF 2016-2018 and of the competitions on Kaggle from 2020 on."""
 
-import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -58,7 +56,7 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
     the whole recording; without it they are <file>_<end of the 5 s>.
     """
     if not facts.rows:
-        return _birds(results, path, facts, lambda result, end: f"{stem(result)}_{end}")
+        return _birds(results, path, facts, stem)
     wanted: dict[str, list[tuple[str, float]]] = {}
     for line, row in _read_rows(facts.rows, ("row_id", "seconds", "audio_id")):
         try:
@@ -84,32 +82,52 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
 def kaggle2021(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id,birds (2021).
 
-    A row is <audio>_<site>_<end of the 5 s>; files are called <audio>_<site>_<date>. Rows of test.csv or
-    sample_submission.csv for which there is no recording, or a rejected one, follow with nocall.
+    A row is <audio>_<site>_<end of the 5 s>; files are called <audio>_<site>_<date>. With test.csv or
+    sample_submission.csv the rows are those of the file; without a recording, or with a rejected one, they are nocall.
     """
-
-    def row_id(result: Result, end: int) -> str:
-        return "_".join([*stem(result).split("_")[:2], str(end)])
-
-    _birds(results, path, facts, row_id)
+    _birds(results, path, facts, lambda result: "_".join(stem(result).split("_")[:2]))
 
 
-def unanswered(facts: Facts, written: Container[str]) -> Iterator[str]:
-    """Yield the row ids of a competition's file that are not written: one that lacks a row is refused as a whole."""
-    for _, row in _read_rows(facts.rows, ("row_id",)) if facts.rows else ():
-        if row["row_id"] not in written:
-            yield row["row_id"]
+class Rows:
+    """The rows of a submission: those of a competition's file, which must all be there and no others, else any."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the competition's file, if there is one; raises PipelineError if it cannot be read."""
+        self.left = {row["row_id"]: True for _, row in _read_rows(path, ("row_id",))} if path else None
+        self.files: dict[str, str] = {}
+
+    def begin(self, name: str, result: Result) -> None:
+        """Begin the rows of a recording, whose ids begin with a name.
+
+        Raises:
+            PipelineError: if those of another recording do, too.
+        """
+        before = self.files.setdefault(name, result.recording.file)
+        if before != result.recording.file:
+            raise PipelineError(
+                f"{before} and {result.recording.file} would have the same rows, {name}_5 and so on. Predict one at a "
+                "time, or name one of them otherwise."
+            )
+
+    def take(self, row_id: str) -> bool:
+        """Tell whether a row is to be written."""
+        return True if self.left is None else self.left.pop(row_id, False)
+
+    def rest(self) -> Iterable[str]:
+        """Return the ids that were not taken: of no recording, or a rejected one."""
+        return self.left or ()
 
 
-def _birds(results: Iterable[Result], path: Path, facts: Facts, row_id: Any) -> None:
+def _birds(results: Iterable[Result], path: Path, facts: Facts, name_of: Callable[[Result], str]) -> None:
+    rows = Rows(facts.rows)
     with open_csv(path) as writer:
         writer.writerow(("row_id", "birds"))
-        written = set()
         for result in results:
+            rows.begin(name := name_of(result), result)
             for end, scores in zip(*on_grid(result, STEP), strict=True):
-                written.add(name := row_id(result, end))
-                writer.writerow((name, _call(scores, facts)))
-        writer.writerows((name, NO_CALL) for name in unanswered(facts, written))
+                if rows.take(row_id := f"{name}_{end}"):
+                    writer.writerow((row_id, _call(scores, facts)))
+        writer.writerows((row_id, NO_CALL) for row_id in rows.rest())
 
 
 def _call(scores: np.ndarray, facts: Facts) -> str:
@@ -122,31 +140,25 @@ def _call(scores: np.ndarray, facts: Facts) -> str:
 def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id,target, True or False (2022); a row is <file>_<species>_<end of the 5 s>.
 
-    With sample_submission.csv only the species in its rows are written, and rows of it without a recording are False.
+    With sample_submission.csv the rows are those of the file, False without a recording.
     """
-    columns = range(len(facts.species))
-    if facts.rows:
-        named = {
-            m[1] for _, row in _read_rows(facts.rows, ("row_id",)) if (m := re.search(r"_([^_]+)_\d+$", row["row_id"]))
-        }
-        columns = [c for c in columns if facts.species[c].class_id in named]
+    rows = Rows(facts.rows)
     with open_csv(path) as writer:
         writer.writerow(("row_id", "target"))
-        written = set()
         for result in results:
+            rows.begin(name := stem(result), result)
             for end, scores in zip(*on_grid(result, STEP), strict=True):
-                for c in columns:
-                    row_id = f"{stem(result)}_{facts.species[c].class_id}_{end}"
-                    written.add(row_id)
-                    writer.writerow((row_id, bool(scores[c] >= facts.minimum[c])))
-        writer.writerows((row_id, False) for row_id in unanswered(facts, written))
+                for kind, score, least in zip(facts.species, scores, facts.minimum, strict=True):
+                    if rows.take(row_id := f"{name}_{kind.class_id}_{end}"):
+                        writer.writerow((row_id, bool(score >= least)))
+        writer.writerows((row_id, False) for row_id in rows.rest())
 
 
 def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write row_id and a probability per species (2023 to 2026); a row is <file>_<end of the 5 s>.
 
-    With sample_submission.csv the columns are those of the file; species that the run does not know get 0, and so do
-    its rows without a recording.
+    With sample_submission.csv columns and rows are those of the file; species that the run does not know get 0, and so
+    do rows without a recording.
     """
     classes = [kind.class_id for kind in facts.species]
     wanted = classes
@@ -155,16 +167,16 @@ def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
         if first is None:
             raise PipelineError(f"{facts.rows} holds no row.")
         wanted = [name for name in first[1] if name != "row_id"]
-    column = {name: i for i, name in enumerate(classes)}
+    column, rows = {name: i for i, name in enumerate(classes)}, Rows(facts.rows)
     with open_csv(path) as writer:
         writer.writerow(("row_id", *wanted))
-        written = set()
         for result in results:
+            rows.begin(name := stem(result), result)
             for end, scores in zip(*on_grid(result, STEP), strict=True):
-                own = [f"{scores[column[name]]:.6g}" if name in column else "0" for name in wanted]
-                written.add(row_id := f"{stem(result)}_{end}")
-                writer.writerow((row_id, *own))
-        writer.writerows((row_id, *["0"] * len(wanted)) for row_id in unanswered(facts, written))
+                if rows.take(row_id := f"{name}_{end}"):
+                    own = (f"{scores[column[name]]:.6g}" if name in column else "0" for name in wanted)
+                    writer.writerow((row_id, *own))
+        writer.writerows((row_id, *["0"] * len(wanted)) for row_id in rows.rest())
 
 
 def stem(result: Result) -> str:

@@ -102,15 +102,27 @@ def json_file(results: Iterable[Result], path: Path, facts: Facts) -> None:
     """Write the ranking and the detections of every recording, and what made them."""
     made_by = {"model": facts.model, "version": facts.version, "recipe": json.loads(facts.options)}
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps({**made_by, "settings": vars(facts.settings)}, ensure_ascii=False)[:-1])
+        settings = vars(facts.settings) | {"minimum": least_scores(facts)}
+        stream.write(json.dumps({**made_by, "settings": settings}, ensure_ascii=False)[:-1])
         stream.write(', "recordings": [')
         for number, result in enumerate(results):
             stream.write((",\n" if number else "\n") + json.dumps(as_json(result, facts), ensure_ascii=False))
         stream.write("\n]}\n")
 
 
+def least_scores(facts: Facts) -> float | None | dict[str, float | None]:
+    """Return the least score of a detection, by species where they differ; None: one that is never detected."""
+    rounded = [round(float(value), 6) if value <= 1 else None for value in facts.minimum]
+    by_species = {kind.class_id: value for kind, value in zip(facts.species, rounded, strict=True)}
+    return by_species if len(set(rounded)) > 1 else rounded[0]
+
+
 def as_json(result: Result, facts: Facts) -> dict[str, Any]:
-    """Return what was found in a recording as JSON has it."""
+    """Return what was found in a recording as JSON has it.
+
+    A probability is that of the best segment, also beside the ranking, whose score may be pooled otherwise.
+    """
+    best = result.scores.max(axis=0)
     order = np.argsort(-result.ranking, kind="stable")[: facts.settings.top or None]
 
     def kind(column: int) -> dict[str, str]:
@@ -118,16 +130,16 @@ def as_json(result: Result, facts: Facts) -> dict[str, Any]:
         names = {"scientific_name": own.scientific_name, "vernacular_name": own.vernacular_name}
         return {"class_id": own.class_id} | {name: value for name, value in names.items() if value}
 
-    def score(value: float) -> dict[str, float]:
+    def score(value: float, segment: float) -> dict[str, float]:
         own = {"score": round(value, 6)}
-        return own | {"probability": round(facts.probability(value), 6)} if facts.probability else own
+        return own | {"probability": round(facts.probability(segment), 6)} if facts.probability else own
 
     return {
         "file": result.recording.file,
         "duration": round(result.recording.duration, 3),
-        "ranking": [{**kind(c), **score(float(result.ranking[c]))} for c in order.tolist()],
+        "ranking": [{**kind(c), **score(float(result.ranking[c]), float(best[c]))} for c in order.tolist()],
         "detections": [
-            {"start": round(d.start, 3), "end": round(d.end, 3), **kind(d.species), **score(d.score)}
+            {"start": round(d.start, 3), "end": round(d.end, 3), **kind(d.species), **score(d.score, d.score)}
             for d in result.detections
         ],
     }

@@ -249,7 +249,8 @@ def create_app(
     )
     async def detect(request: Request) -> dict[str, Any]:
         """Return the species that are heard in a sound: the body itself, or the part called file of a form."""
-        gate.enter(client_of(request, proxies))
+        client = client_of(request, proxies)
+        gate.enter(client)
         try:
             with anyio.fail_after(BODY_SECONDS):
                 sound = await read_sound(request, listener.limits.bytes)
@@ -270,7 +271,7 @@ def create_app(
                 raise
             raise Refusal("busy", NO_ROOM) from None
         finally:
-            gate.leave()
+            gate.leave(client)
         for entry in (*found["detections"], *found["ranking"]):
             entry["names"] = listener.names[columns[entry["class_id"]]]
         found |= {"model": listener.facts.model, "version": VERSION}

@@ -4,7 +4,7 @@ import hmac
 import ipaddress
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -46,7 +46,7 @@ class Refusal(Exception):
     def answer(self) -> JSONResponse:
         """Return it as JSON."""
         headers = {"Retry-After": str(self.retry)} if self.reason in ("busy", "too_many") else {}
-        if self.reason == "too_large":
+        if self.reason in ("too_large", "too_many", "busy"):
             headers["Connection"] = "close"  # so that the rest of it is not taken
         if self.reason == "token":
             headers["WWW-Authenticate"] = "Bearer"
@@ -54,7 +54,7 @@ class Refusal(Exception):
 
 
 class Gate:
-    """Lets so many sounds in at once, and so many a minute of one client.
+    """Lets so many sounds in at once, and so many a minute of one client; an eighth of the places is for others.
 
     Used from the event loop only. A client whose sounds are all older than a minute is forgotten.
     """
@@ -62,7 +62,9 @@ class Gate:
     def __init__(self, queue: int, per_minute: int) -> None:
         """Take the most sounds that may be inside, and the most of one client within a minute."""
         self.queue, self.per_minute, self.inside = queue, per_minute, 0
+        self.most = max(1, queue - -(-queue // 8))  # of one client, whose sounds may be slow to arrive
         self._times: dict[str, deque[float]] = {}  # of each client, the oldest first; clients by their last
+        self._places: Counter[str] = Counter()  # of each client that has some
 
     def enter(self, client: str, now: float | None = None) -> None:
         """Take a place.
@@ -79,16 +81,20 @@ class Gate:
         if len(times) >= self.per_minute:
             wait = times[0] + WINDOW_SECONDS - now
             raise Refusal("too_many", f"At most {self.per_minute} sounds a minute, please.", wait)
-        if self.inside >= self.queue:
+        if self.inside >= self.queue or self._places[client] >= self.most:
             raise Refusal("busy", "Too many sounds are waiting. Try again in a moment.")
         times.append(now)
         self._times.pop(client, None)
         self._times[client] = times
         self.inside += 1
+        self._places[client] += 1
 
-    def leave(self) -> None:
-        """Give the place back."""
+    def leave(self, client: str) -> None:
+        """Give a place back."""
         self.inside -= 1
+        self._places[client] -= 1
+        if not self._places[client]:
+            del self._places[client]
 
 
 def client_of(request: Request, proxies: int = 0) -> str:

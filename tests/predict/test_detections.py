@@ -2,6 +2,8 @@
 
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Predict
-from predict.detections import POOLS, detect, lay_onto, on_grid, smooth
+from predict.detections import POOLS, conclude, detect, lay_onto, on_grid, smooth
+from predict.scores import judge
+from preprocess.recordings import Recording
 from tests.predict.test_formats import result
 
 SCORES = np.array([[0.9, 0.1, 0.2], [0.5, 0.3, 0.2], [0.1, 0.8, 0.4]])
@@ -50,6 +54,32 @@ def test_log_mean_exp_lies_between_mean_and_maximum():
     pooled = POOLS["log_mean_exp"](scores)
     assert (pooled > scores.mean(axis=0)).all()
     assert (pooled < scores.max(axis=0)).all()
+
+
+def test_log_mean_exp_of_next_to_nothing_is_no_less_than_nothing():
+    scores = 10.0 ** -np.random.default_rng(0).uniform(6, 20, (7, 300))
+    assert POOLS["log_mean_exp"](scores).min() >= 0
+
+
+def test_scores_are_no_more_than_one():
+    """Sums of 32-bit numbers may be 1 + 1e-7, which no run file may hold."""
+    logits = np.array([[10.0, -10.0], [100.0, 0.0]], np.float32)
+    loss = SimpleNamespace(
+        whole=True,
+        segment_scores=lambda given: np.where(given > 0, np.float32(1.0000001), -1e-17),
+        recording_scores=lambda given: np.array([1.0000001, -1e-17], np.float32),
+    )
+    scores, ranking = judge(loss, logits)
+    assert scores.tolist() == [[1, 0], [1, 0]]
+    assert ranking.tolist() == [1, 0]
+
+
+def test_species_that_are_not_expected_are_not_detected():
+    """Whatever the minimum is, and it may be 0."""
+    row, weights = Recording("x", "x.wav"), np.array([1.0, 0.0, 0.5])
+    minimum, settings = np.zeros(3), Predict(merge=False)
+    own = conclude(row, Path("x.wav"), SECONDS, SCORES, SCORES.mean(axis=0), minimum, settings, weights)
+    assert {found.species for found in own.detections} == {0, 2}
 
 
 def test_consecutive_segments_are_one_detection():

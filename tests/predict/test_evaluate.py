@@ -14,6 +14,7 @@ from predict.runfile import compare, read_run_file
 from preprocess.metadata import read_truth
 from tests.conftest import PROJECT, run_script
 from train.metrics import bootstrap_interval
+from train.run import Run
 
 SCRIPT = PROJECT / "predict" / "evaluate.py"
 
@@ -255,6 +256,18 @@ def test_every_scoring_is_noted_in_the_run(files, tmp_path, monkeypatch):
     with (tmp_path / "test_scorings.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["scored"], row["recordings"], row["map"]) for row in rows] == [(str(files[0]), "5", "0.45")] * 2
+
+
+def test_the_figures_of_a_run_that_may_not_be_written(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "split.csv").write_text("media_id,side\n99,train\n")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Run, "note_scoring", refuse)
+    call(monkeypatch, files[0], "--truth", files[1], "--run", tmp_path)
+    assert "MAP, main species" in capsys.readouterr().out
 
 
 def test_command(files, monkeypatch, capsys):

@@ -11,7 +11,16 @@ import pytest
 import soundfile
 
 from config import Features, PipelineError
-from predict.exportModel import FORMATS, build, check, export, find_examples, segment_samples, why_no_waveforms
+from predict.exportModel import (
+    EXAMPLES,
+    FORMATS,
+    build,
+    check,
+    export,
+    find_examples,
+    segment_samples,
+    why_no_waveforms,
+)
 from predict.predict import predict
 from predict.runfile import read_run_file
 from predict.scores import load_run
@@ -213,6 +222,18 @@ class TestExports:
         inputs = {"segments": np.zeros((1, 2), np.float32)}
         with pytest.raises(PipelineError, match="The onnx export cannot be loaded"):
             check(tmp_path, inputs, inputs, ["onnx"])
+
+    def test_examples_of_recordings_that_are_shorter_than_their_headers_say(self, run_of_birds, tmp_path, monkeypatch):
+        """As MP3s are; and the features may have been removed."""
+        config, model, loss = load_run(run_of_birds)
+        forms = build(config, model, loss)
+        samples = segment_samples(config)
+        sizes = iter([samples - 1, 0, samples, samples + 1])
+        monkeypatch.setattr("predict.exportModel.wav_samples", lambda _: np.full(next(sizes, 0), 7, np.int16))
+        monkeypatch.setattr("predict.exportModel.features_folder", lambda _: tmp_path)
+        examples = find_examples(config, forms)
+        assert examples["waveforms"].shape == (EXAMPLES, samples)
+        assert (examples["waveforms"] == np.float32(7 / 32768)).all(axis=1).sum() == 2
 
     def test_examples_without_the_corpus(self, run_of_birds, tmp_path):
         target = copied(run_of_birds, tmp_path)

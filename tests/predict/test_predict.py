@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 import config as configuration
-from config import PipelineError
+from config import Data, PipelineError
 from predict.evaluate import evaluate
-from predict.predict import named, predict, with_length
+from predict.predict import default_path, mark_of, named, predict, with_length
 from predict.runfile import compare, read_run_file
 from predict.scores import load_run
 from preprocess.loadData import features_folder
@@ -361,6 +361,7 @@ def test_a_path_that_is_not_utf8(run_of_birds, tmp_path, name):
         (["--place", "47", "19"], "--place and --date are for --occurrence"),
         (["--date", "2020-05-01"], "--place and --date are for --occurrence"),
         (["--rows", "rows.csv", "--format", "csv"], "--rows is for the formats kaggle20"),
+        (["--thresholds", "species", "--minimum", "0.1"], "--minimum takes the place of all thresholds"),
     ],
 )
 def test_options_that_would_do_nothing(options, words):
@@ -433,6 +434,64 @@ def test_the_working_folder_can_be_discarded(run_of_birds, folder, trained, tmp_
     predict([run_of_birds], [birds], tmp_path / "run.csv", discard=True)
     assert len(read_run_file(tmp_path / "run.csv")) == 3
     assert not list(home.glob("predict-discarded-*"))
+
+
+def test_what_was_rejected_is_told_before_its_list_is_discarded(run_of_birds, folder, tmp_path, capsys):
+    birds = tmp_path / "discarded too"
+    shutil.copytree(folder, birds)
+    (birds / "broken.wav").write_bytes(b"RIFF")
+    predict([run_of_birds], [birds], tmp_path / "run.csv", discard=True)
+    out = capsys.readouterr().out
+    assert "rejected: broken.wav: unreadable" in out
+    assert "rejected.csv" not in out
+
+
+def test_inputs_of_one_name_have_results_of_their_own(run_of_birds, tmp_path, monkeypatch):
+    """As of two cards of recorders; the same inputs have the same name again."""
+    monkeypatch.setattr("predict.predict.PREDICTIONS", tmp_path / "predict")
+    cards = [tmp_path / name / "DATA" for name in ("one", "two")]
+    for card in cards:
+        card.mkdir(parents=True)
+    first = default_path(None, [run_of_birds], cards[:1], "-csv.csv")
+    first.touch()
+    assert first.name == "birds-DATA-csv.csv"
+    second = default_path(None, [run_of_birds], cards[1:], "-csv.csv")
+    second.touch()
+    assert second.name == f"birds-DATA-{mark_of(cards[1:])}-csv.csv"
+    assert default_path(None, [run_of_birds], cards[:1], "-csv.csv") == first
+    assert default_path(None, [run_of_birds], cards[1:], "-csv.csv") == second
+    assert default_path(tmp_path / "out", [run_of_birds], cards[1:], ".csv") == tmp_path / "out" / "birds-DATA.csv"
+    first.unlink()
+    assert default_path(None, [run_of_birds], cards[1:], "-csv.csv") == first
+    (tmp_path / "predict" / ".inputs.json").write_text("damaged")
+    assert default_path(None, [run_of_birds], cards[1:], "-csv.csv") == first
+
+
+def test_names_of_results_are_no_longer_than_a_file_s_may_be(run_of_birds, tmp_path):
+    inputs = [tmp_path / (letter * 120) for letter in "äbc"]
+    path = default_path(tmp_path, [run_of_birds], inputs, "-birdclef2018-soundscapes.csv")
+    assert len(os.fsencode(path.name)) < 255
+    path.touch()
+
+
+def test_a_run_from_another_machine(run_of_birds, folder, tmp_path, monkeypatch):
+    """Its folder of corpora is not here; what is predicted works in the default one."""
+    target = copied(run_of_birds, tmp_path)
+    monkeypatch.setattr(Data, "folder", str(tmp_path / "here"))
+    text = (target.folder / "config.toml").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^folder = .*$", 'folder = "/proc/big"', text, count=1)
+    (target.folder / "config.toml").write_text(text, encoding="utf-8")
+    assert target.read_config().data.folder == "/proc/big"
+    predict([target], [folder], tmp_path / "run.csv")
+    assert len(read_run_file(tmp_path / "run.csv")) == 3
+    assert list((tmp_path / "here").glob("predict-My Birds-*"))
+
+
+def test_thresholds_that_are_not_there(run_of_birds, tmp_path):
+    target = copied(run_of_birds, tmp_path)
+    (target.folder / "thresholds.json").unlink(missing_ok=True)
+    with pytest.raises(PipelineError, match="--thresholds overall is for one run that has some"):
+        predict([target], [], tmp_path / "run.csv", thresholds="overall")
 
 
 @pytest.mark.parametrize(("name", "value"), [("minimum", 2.0), ("hop", -1.0), ("top", -1), ("pool", "median")])

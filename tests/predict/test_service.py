@@ -15,7 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 import psutil
 import pytest
@@ -251,8 +251,21 @@ def test_the_gate_lets_so_many_wait():
     assert refusal.value.reason == "busy"
     assert refusal.value.answer().status_code == 503
     assert refusal.value.answer().headers["retry-after"] == "5"
-    gate.leave()
+    gate.leave("a")
     gate.enter("c", 0.0)
+
+
+def test_one_client_does_not_fill_the_queue():
+    assert [Gate(queue, 1).most for queue in (1, 2, 8, 9, 64)] == [1, 1, 7, 7, 56]
+    gate = Gate(3, 100)
+    gate.enter("a", 0.0)
+    gate.enter("a", 0.0)
+    with pytest.raises(Refusal) as refusal:
+        gate.enter("a", 0.0)
+    assert refusal.value.answer().headers["connection"] == "close"  # so that a body is not waited for
+    gate.enter("b", 0.0)
+    gate.leave("a")
+    gate.enter("a", 0.0)
 
 
 def test_the_gate_counts_a_minute():
@@ -271,7 +284,7 @@ def test_the_gate_counts_a_minute():
     gate.enter("a", 70)
     for number in range(1000):
         gate.enter(f"other {number}", 200 + 61 * number)
-        gate.leave()
+        gate.leave(f"other {number}")
     assert len(gate._times) == 1  # old clients are forgotten
 
 
@@ -578,13 +591,18 @@ def test_recording_in_a_browser(service, browser):
     """A fake microphone beeps; the recording is heard at once and can be replayed and downloaded."""
     browser.open(service[1])
     browser.wait("document.querySelectorAll('#samples button').length === 3")
-    browser.run("document.getElementById('record').click()")
+    browser.run(
+        "window.opened = []; const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async how => { opened.push(await open(how)); return opened.at(-1); }; 0"
+    )
+    browser.run("document.getElementById('record').click(); document.getElementById('record').click()")
     browser.wait("!document.getElementById('stop').hidden && document.getElementById('clock').textContent === '3 s'")
     browser.run("document.getElementById('stop').click()")
     browser.wait(HEARD)
     assert 0.5 < browser.run("answer.duration") < 6  # a busy machine loses some of what the microphone hears
     assert browser.run("document.getElementById('spectrogram').naturalWidth") > 100
     assert browser.run("document.getElementById('download').download").endswith(".webm")
+    assert browser.run("opened.flatMap(stream => stream.getTracks()).map(track => track.readyState).join()") == "ended"
     browser.run("document.getElementById('replay').click()")
     browser.wait("!audio.paused")
     assert browser.errors == []

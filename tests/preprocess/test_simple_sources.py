@@ -365,15 +365,17 @@ class TestTable:
 @pytest.mark.parametrize(
     ("file", "date", "time", "site"),
     [
-        ("20230512_043000.WAV", "2023-05-12", "04:30", ""),
+        ("20230512_043000.WAV", "2023-05-12", "04:30:00", ""),
         ("pond/20230512_043000T.WAV", "", "", "pond"),
-        ("pond/24F31904_20230512_043000.WAV", "2023-05-12", "04:30", "24F31904"),
-        ("S4A01234_20180610_050000.wav", "2018-06-10", "05:00", "S4A01234"),
-        ("Data/SM304472_0+1_20180610_043000.wav", "2018-06-10", "04:30", "SM304472"),
-        ("MSD-2_1_20220101_235959.flac", "2022-01-01", "23:59", "MSD-2"),
-        ("a/site A/5CC9A1B0.WAV", "2019-05-01", "13:40", "site A"),
-        ("20230512T043000+1000_Wood.wav", "2023-05-12", "04:30", ""),
-        ("2023-05-12T04-30-00.wav", "2023-05-12", "04:30", ""),
+        ("pond/24F31904_20230512_043000.WAV", "2023-05-12", "04:30:00", "24F31904"),
+        ("S4A01234_20180610_050000.wav", "2018-06-10", "05:00:00", "S4A01234"),
+        ("Data/SM304472_0+1_20180610_043000.wav", "2018-06-10", "04:30:00", "SM304472"),
+        ("MSD-2_1_20220101_235959.flac", "2022-01-01", "23:59:59", "MSD-2"),
+        ("a/site A/5CC9A1B0.WAV", "2019-05-01", "13:40:00", "site A"),
+        ("20230512T043000+1000_Wood.wav", "2023-05-12", "04:30:00", ""),
+        ("2023-05-12T04-30-00.wav", "2023-05-12", "04:30:00", ""),
+        ("pond/20230512_0430.wav", "2023-05-12", "04:30:00", "pond"),
+        ("pond/20230512_043075.wav", "2023-05-12", "04:30", "pond"),
         ("wood/20231399_043000.wav", "", "", "wood"),
         ("wood/BIRD_20230512_256000.wav", "", "", "wood"),
         ("DEADBEEF.WAV", "", "", ""),
@@ -388,7 +390,20 @@ def test_names_of_recorders(file, date, time, site):
 def test_a_folder_knows_when_and_where(tmp_path):
     sound(tmp_path / "pond" / "A1_20230512_043000.wav")
     (row,) = folder.Source(root=str(tmp_path)).read(tmp_path).recordings
-    assert (row.date, row.time, row.locality, row.class_id) == ("2023-05-12", "04:30", "A1", "")
+    assert (row.date, row.time, row.locality, row.class_id) == ("2023-05-12", "04:30:00", "A1", "")
+    sound(tmp_path / "card" / "20230512_043000.wav")
+    for root in (tmp_path / "card", tmp_path / "card" / "20230512_043000.wav"):
+        (row,) = folder.Source(root=str(root)).read(root).recordings
+        assert row.locality == "card"
+
+
+def test_files_that_are_named_one_by_one_are_taken_by_any_name(tmp_path):
+    for name in ("a", "more/c"):
+        sound(tmp_path / f"{name}.wav")
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.dat")
+    shutil.copy(tmp_path / "a.wav", tmp_path / "more" / "d.dat")
+    corpus = folder.Source(root=str(tmp_path), inputs=("a.wav", "b.dat", "more")).read(tmp_path)
+    assert [row.file for row in corpus.recordings] == ["a.wav", "b.dat", "more/c.wav"]
 
 
 @pytest.mark.parametrize("label", ["../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "a;b", 'a"b', "'a", "x" * 129])

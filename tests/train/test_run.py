@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import keras
@@ -112,6 +113,13 @@ def test_what_has_diverged(loss, val_loss, expected):
     assert not diverged(history[:1])
     assert not diverged([])
     assert is_over(history, 2, 0)
+
+
+def test_a_run_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert [Run(Path(text)).folder.name for text in (".", "..", "../b")] == ["b", "a", "b"]
+    assert Run(Path("runs/x")).folder == Path("runs/x")
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4, NAN]), min_size=1, max_size=8))

@@ -82,14 +82,19 @@ for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(
 
 // The microphone
 
-let recorder = null, timer = 0;
+let recorder = null;
 $("record").onclick = async () => {
   complain("");
+  $("record").disabled = true; // until it is hidden: a second click would open the microphone twice
+  try { await record(); } finally { $("record").disabled = false; }
+};
+async function record() {
   if (!navigator.mediaDevices || !window.MediaRecorder) return complain("This browser records only over https, or from this very machine.");
   let stream;
   try { stream = await navigator.mediaDevices.getUserMedia({audio: {echoCancellation: false, noiseSuppression: false, autoGainControl: false}}); }
   catch (error) { return complain("The microphone cannot be used: " + error.message); }
   const pieces = [], begun = Date.now();
+  let timer = 0;
   recorder = new MediaRecorder(stream);
   recorder.ondataavailable = event => pieces.push(event.data);
   recorder.onstop = () => {
@@ -114,7 +119,7 @@ $("record").onclick = async () => {
   };
   tick();
   timer = setInterval(tick, 250);
-};
+}
 function recording(on) {
   $("record").hidden = on;
   $("stop").hidden = $("clock").hidden = !on;
@@ -154,8 +159,8 @@ function show(sound) {
 function showSpecies() {
   const groups = new Map();
   for (const found of answer.detections) groups.set(found.class_id, [...(groups.get(found.class_id) || []), found]);
-  const best = own => Math.max(...own.map(found => found.score));
-  const ordered = [...groups.values()].sort((a, b) => best(b) - best(a));
+  const best = own => own.reduce((a, b) => b.score > a.score ? b : a);
+  const ordered = [...groups.values()].sort((a, b) => best(b).score - best(a).score);
   const colour = i => COLOURS[i % COLOURS.length];
   $("result-title").textContent = ordered.length ? `${ordered.length} species heard` : "No birds detected";
   $("spectrogram").alt = `Spectrogram of ${answer.duration.toFixed(1)} seconds` +
@@ -168,17 +173,17 @@ function showSpecies() {
     mark.onclick = event => { event.stopPropagation(); playFrom(found.start); };
     return mark;
   })));
-  const cards = ordered.map((own, i) => card(own[0], best(own), colour(i), own));
-  if (!cards.length) cards.push(...answer.ranking.slice(0, MOST_NAMED).map(entry => card(entry, entry.score, "", [])));
+  const cards = ordered.map((own, i) => card(best(own), colour(i), own));
+  if (!cards.length) cards.push(...answer.ranking.slice(0, MOST_NAMED).map(entry => card(entry, "", [])));
   $("species").replaceChildren(...(ordered.length ? [] : [make("li", {textContent: "Nothing is clear enough. The network comes closest to:"})]), ...cards);
 }
-function card(entry, score, colour, heard) {
+function card(entry, colour, heard) {
   const title = make("h3", {textContent: nameOf(entry) + " "});
   if (colour) { const swatch = make("span", {className: "swatch"}); swatch.style.background = colour; title.prepend(swatch); }
   if (entry.scientific_name && entry.scientific_name !== nameOf(entry)) title.append(make("i", {textContent: entry.scientific_name, lang: "la"}));
-  const meter = make("meter", {min: 0, max: 1, value: score});
+  const meter = make("meter", {min: 0, max: 1, value: entry.score});
   meter.setAttribute("aria-label", "score");
-  const text = ` score ${score.toFixed(2)}` + (entry.probability === undefined ? "" : `, right in ${Math.round(100 * entry.probability)} of 100 cases`);
+  const text = ` score ${entry.score.toFixed(2)}` + (entry.probability === undefined ? "" : `, right in ${Math.round(100 * entry.probability)} of 100 cases`);
   const times = make("p", {className: "times"}, ...heard.map(found => {
     const button = make("button", {type: "button", textContent: `${found.start.toFixed(1)} - ${found.end.toFixed(1)} s`});
     button.setAttribute("aria-label", `Play from ${found.start.toFixed(1)} s`);
