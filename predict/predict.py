@@ -284,6 +284,12 @@ def predict(
     first = targets[0]
     chosen = change(first.read_config().predict, "predict", **settings)
     species = first.read_species()
+    known = read_thresholds(first, monitor) if len(targets) == 1 else None
+    if thresholds in ("species", "overall") and not known:
+        raise PipelineError(
+            f"--thresholds {thresholds} is for one run that has some. Make them: python predict/thresholds.py --run "
+            f"{first.folder}"
+        )
     members: list[Member] = []
     for target in targets:
         if [kind.class_id for kind in target.read_species()] != [kind.class_id for kind in species]:
@@ -292,13 +298,7 @@ def predict(
         if members[-1].media_ids != members[0].media_ids:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
     recipe = open_recipe(members[0].config.features)
-    known = read_thresholds(first, monitor) if len(targets) == 1 else None
     minimum = np.full(len(species), chosen.minimum)
-    if thresholds in ("species", "overall") and not known:
-        raise PipelineError(
-            f"--thresholds {thresholds} is for one run that has some. Make them: python predict/thresholds.py --run "
-            f"{first.folder}"
-        )
     if known and thresholds != "none" and "minimum" not in settings:
         minimum = np.full(len(species), known.overall) if thresholds == "overall" else known.minimum
         log(f"detections by the thresholds of {first.folder / 'thresholds.json'} ({thresholds or 'species'})")
