@@ -275,8 +275,15 @@ _PART_NAMES = ("Source", "Recipe", "build")  # what a module of parts calls its 
 _SELECTORS = {"data": "source", "features": "recipe", "model": "network"}
 
 
-def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), mini: bool = False) -> Config:
+def load(
+    path: Path | str | None = None,
+    overrides: typing.Sequence[str] = (),
+    mini: bool = False,
+    last: typing.Sequence[str] = (),
+) -> Config:
     """Read a TOML file, apply ``section.key=value`` overrides in order, and check every key and type.
+
+    MINI takes the place of what the file and the overrides say, if it is asked for, but not of the last overrides.
 
     A file that begins with ``base = "best.toml"`` changes that other file of its folder, key by key, as overrides do.
     Choosing another part by an override drops the options that the file gave to its own choice, and with another
@@ -290,6 +297,7 @@ def load(path: Path | str | None = None, overrides: typing.Sequence[str] = (), m
     if mini:
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
+    _assign_all(tree, [_parse_override(override) for override in last])
     _leave_out(tree.get("train"), "augment")
     config = _build(Config, tree, "")
     _refuse_secrets(to_dict(config), "")

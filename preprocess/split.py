@@ -60,6 +60,12 @@ def choose_sides(recordings: Sequence[Recording], train: Train) -> dict[str, str
     return sides
 
 
+def held_back(recordings: Sequence[Recording], train: Train) -> set[str]:
+    """Return the media ids of the holdout alone, for a training that validates on what it is trained on."""
+    part, options = open_split(train.split)
+    return {media_id for media_id, side in part(recordings, train, **options).items() if side == "holdout"}
+
+
 def open_split(chosen: Part) -> tuple[Callable[..., dict[str, str]], dict[str, Any]]:
     """Return the split that train.split names, and its options.
 

@@ -45,6 +45,10 @@ class Augmentation(keras.layers.Layer):
         self.bag = 1  # consecutive segments that are of one recording
         self.seed_generator = keras.random.SeedGenerator(0)
 
+    def compute_output_spec(self, values: Any, targets: Any, *further: Any) -> tuple[Any, Any]:
+        """Return the shapes, which stay as they are; jax could not tell that of bags."""
+        return tuple(keras.KerasTensor(given.shape, self.compute_dtype) for given in (values, targets))
+
     def uniform(self, *shape: Any, low: float = 0.0, high: float = 1.0) -> Any:
         """Draw float32 numbers."""
         return keras.random.uniform(shape, low, high, seed=self.seed_generator, dtype="float32")

@@ -76,9 +76,11 @@ class Batches:
         if "noise" in self.needs or self.noisy:
             self.sources = recordings[noise.lengths[recordings] > 0] if noise else recordings[:0]
             if not len(self.sources):
+                asked = "Noise is asked for (train.augment.noise or train.noise_class), but "
+                if noise and noise.lengths.any():
+                    raise PipelineError(f"{asked}only recordings that are held back have noise frames. Train on more.")
                 raise PipelineError(
-                    "Noise is asked for (train.augment.noise or train.noise_class), but the mask of the recipe "
-                    "leaves no noise frames. Take the recipe birdclef2016 or sprengel2016."
+                    f"{asked}the mask of the recipe leaves no noise frames. Take birdclef2016 or sprengel2016."
                 )
         self.waited = 0.0  # seconds in which a batch was asked for and none was ready
         self._stopped = threading.Event()

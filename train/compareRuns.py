@@ -93,7 +93,8 @@ class Result:
 
     def value(self, name: str) -> float | None:
         """Return a figure of the epoch whose weights count, or None where it is not known."""
-        given = self.metrics.get("validation", self.history[self.epoch]).get(name)
+        figures = self.metrics["validation"] if "validation" in self.metrics else self.history[self.epoch]
+        given = figures.get(name)
         return float(given) if isinstance(given, int | float) and math.isfinite(given) else None
 
     def interval(self, name: str) -> tuple[float, float] | None:

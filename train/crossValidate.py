@@ -22,6 +22,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Sequence
@@ -226,11 +227,30 @@ def report(finished: Sequence[Trial]) -> None:
     folds = list(dict.fromkeys(trial.fold for trial in finished))
     seen = {seed: {t.fold for t in finished if t.seed == seed} for seed in {t.seed for t in finished}}
     whole = [trial for trial in finished if len(seen[trial.seed]) == len(folds)]
+    check_same_folds(finished)
+    if not whole:
+        log("no seed has all of these folds yet, so that there is no summary")
+        return
     summary = summarise(whole)
     write_text(folder / "summary.json", json.dumps(summary, indent=1))
     by_fold = [[read_scored(t.config.run_dir / "holdout.csv") for t in whole if t.fold == name] for name in folds]
     write_scored(folder / "scores.csv", [ensemble(members) for members in by_fold])
     print(as_text(rows, summary), flush=True)
+
+
+def check_same_folds(trials: Sequence[Trial]) -> None:
+    """See that trainings are of one partition of one corpus.
+
+    Raises:
+        PipelineError: naming those that are not.
+    """
+    scored = [(trial, set(read_scored(trial.config.run_dir / "holdout.csv").media_ids)) for trial in trials]
+    for (a, own), (b, others) in itertools.combinations(scored, 2):
+        if (a.fold == b.fold and own != others) or (a.fold != b.fold and own & others):
+            raise PipelineError(
+                f"{a.config.run_dir} and {b.config.run_dir} are of other partitions of the recordings, as after a "
+                "change of the corpus. Remove the older ones, or take another name: --set train.run=NAME."
+            )
 
 
 def main() -> None:

@@ -92,10 +92,10 @@ def focal(
         logits = logits[:, 0]
         if activation == "softmax":
             logs = ops.log_softmax(logits, axis=-1)
-            return -alpha * ops.sum(_smooth(targets, 0.0) * (1 - ops.exp(logs)) ** gamma * logs, axis=-1)
+            return -alpha * ops.sum(_smooth(targets, 0.0) * _above_0(1 - ops.exp(logs)) ** gamma * logs, axis=-1)
         positive, negative = ops.log_sigmoid(logits), ops.log_sigmoid(-logits)
-        loss = alpha * targets * ops.sigmoid(-logits) ** gamma * positive
-        loss = loss + (1 - alpha) * (1 - targets) * ops.sigmoid(logits) ** gamma * negative
+        loss = alpha * targets * _above_0(ops.sigmoid(-logits)) ** gamma * positive
+        loss = loss + (1 - alpha) * (1 - targets) * _above_0(ops.sigmoid(logits)) ** gamma * negative
         return -ops.mean(loss, axis=-1)
 
     scores = _softmax if activation == "softmax" else ops.sigmoid
@@ -200,6 +200,10 @@ def class_weights(how: str, counts: Sequence[int]) -> np.ndarray | None:
 def _smooth(targets: Any, share: float) -> Any:
     targets = targets / ops.sum(targets, axis=-1, keepdims=True)
     return targets * (1 - share) + share / targets.shape[-1]
+
+
+def _above_0(shares: Any) -> Any:
+    return ops.maximum(shares, 1e-7)  # the derivative of a root is infinite at 0
 
 
 def _soft_crossentropy(targets: Any, logs: Any) -> Any:

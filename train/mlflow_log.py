@@ -74,12 +74,14 @@ class Tracking:
             self.run_id = str(known["run_id"])
             steps = [point.step for point in client.get_metric_history(self.run_id, "loss")]
             self.sent = max(steps, default=0)
+        if known.get("address") == address and (Run(folder).has_state() or not self.sent):
             client.update_run(self.run_id, status="RUNNING")
         else:
             name = config.corpus_dir.name
             experiment = client.get_experiment_by_name(name)
             experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
             tags = {"network": config.model.network, "recipe": config.features.recipe, "corpus": name}
+            self.sent = 0  # of a training that was thrown away
             self.run_id = client.create_run(experiment_id, run_name=folder.name, tags=tags).info.run_id
             write_text(note, json.dumps({"address": address, "run_id": self.run_id}))
         has = client.get_run(self.run_id).data.params  # a start may have been cut off among them

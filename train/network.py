@@ -217,6 +217,11 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
             "train.augment.steady_drop needs model.normalise = both. "
             "Leave it out: --set train.augment.steady_drop=false."
         )
+    if loss.attention and config.train.bag == 1:
+        raise ConfigError(
+            "train.loss.pool = attention weighs the segments of a bag, and learns nothing with one. "
+            "Take more: --set train.bag=4."
+        )
     with precision(config.train.precision):
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
@@ -317,6 +322,11 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     rate = options["learning_rate"]
     if not isinstance(rate, int | float) or isinstance(rate, bool):
         raise ConfigError(f"Invalid value for train.optimizer.learning_rate. Received: {rate!r}. Expected: a number.")
+    defaults = bind(kind, {}, "train.optimizer")
+    for key, value in options.items():
+        _check_number(f"train.optimizer.{key}", value, defaults[key])
+    if rate < 0:
+        raise ConfigError(f"Invalid value for train.optimizer.learning_rate. Received: {rate}. Expected: at least 0.")
     if options["use_ema"]:
         raise ConfigError("Unknown key train.optimizer.use_ema. Set train.ema=0.999 to average the weights.")
     if config.train.ema:
@@ -335,6 +345,17 @@ def open_optimizer(config: Config, steps_per_epoch: int) -> keras.optimizers.Opt
     if schedule.shape == "plateau":
         schedule.scale = optimizer.add_variable((), "ones", "float32", name="plateau_scale")
     return optimizer
+
+
+def _check_number(key: str, value: Any, default: Any) -> None:
+    """Raise a ConfigError if a value is not of the kind of a default: true or false, or a finite number."""
+    if value == default or isinstance(default, str):
+        return
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ConfigError(f"Invalid value for {key}. Received: {value!r}. Expected: true or false.")
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise ConfigError(f"Invalid value for {key}. Received: {value!r}. Expected: a number.")
 
 
 def set_plateau_scale(trainer: keras.Model, scale: float) -> None:

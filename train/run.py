@@ -24,7 +24,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ import h5py
 import numpy as np
 
 import config as configuration
-from config import Config, PipelineError
+from config import Config, PipelineError, Train, bind, check_choice
 from config.commandline import log
 from preprocess.alone import TURN, alone_in
 from preprocess.audio import is_audio
@@ -42,13 +43,14 @@ from preprocess.recipes import Encoding, open_recipe
 from preprocess.recordings import Recording, Species, read_table, write_table
 from preprocess.seals import TABLE as SEALS
 from preprocess.seals import check_content, is_intact, read_seals, seal, seal_content, write_seals
+from preprocess.split import SPLITS
 from preprocess.whole import make_room, whole_file
 from train.averaging import averaged
 from train.metrics import without_nan
 
 MONITORS = {"val_map": max, "val_loss": min, "val_acc": max, "last": None}  # what weights are kept by
 # What may differ when a run goes on: where things lie, how long it trains, what it keeps, and what prediction does.
-_FREE = frozenset(
+FREE = frozenset(  # settings that may change while a run goes on
     (
         "data.root",
         "data.folder",
@@ -122,6 +124,8 @@ class Run:
         if self.has_state():  # before the first epoch is done there is nothing to mix up
             self.check_same(config)
             self.check_stamp(stamp)
+            with self._open_state():  # before the figures of a finished run go
+                pass
             if self.read_split() != split:  # such as after a change of groups, which the features do not depend on
                 raise PipelineError(
                     f"The sides of the recordings have changed since {self.folder} was started, so that it would be "
@@ -159,6 +163,8 @@ class Run:
         """
         old, new = (identity(resolve(settings)) for settings in (self.read_config(), config))
         keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        others = {key.removesuffix(".name") for key in keys if key.endswith(".name")}  # whose options are others, too
+        keys = [key for key in keys if key.endswith(".name") or key.rpartition(".")[0] not in others]
         if keys:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys)
             raise PipelineError(
@@ -327,23 +333,29 @@ class Run:
         Raises:
             PipelineError: if the state is damaged or belongs to another network.
         """
-        path = self.folder / "state.h5"
-        if not path.exists():
+        if not self.has_state():
             return []
+        with self._open_state() as file:
+            for group, variables in _state_variables(trainer).items():
+                if len(file[group]) != len(variables):
+                    raise ValueError(f"{len(file[group])} {group} instead of {len(variables)}")
+                for i, variable in enumerate(variables):
+                    dataset = file[f"{group}/{i:04d}"]
+                    if dataset.shape != tuple(variable.shape) or dataset.is_virtual or dataset.external:
+                        raise ValueError(f"{group} {variable.path} has another shape")
+                    variable.assign(dataset[()])
+            return json.loads(bytes(file.attrs["history"]))
+
+    @contextmanager
+    def _open_state(self) -> Iterator[h5py.File]:
+        """Give state.h5 if it is whole; what goes wrong inside is a PipelineError."""
+        path = self.folder / "state.h5"
         try:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("complete") != 1:
                     raise ValueError("incomplete")
                 check_content(file)
-                for group, variables in _state_variables(trainer).items():
-                    if len(file[group]) != len(variables):
-                        raise ValueError(f"{len(file[group])} {group} instead of {len(variables)}")
-                    for i, variable in enumerate(variables):
-                        dataset = file[f"{group}/{i:04d}"]
-                        if dataset.shape != tuple(variable.shape) or dataset.is_virtual or dataset.external:
-                            raise ValueError(f"{group} {variable.path} has another shape")
-                        variable.assign(dataset[()])
-                return json.loads(bytes(file.attrs["history"]))
+                yield file
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PipelineError(f"{path} cannot be resumed from: {error}. Remove it to train from the start.") from None
 
@@ -417,7 +429,13 @@ def is_best(history: list[dict[str, float]], monitor: str, better: Any) -> bool:
 
 def best_epoch(history: list[dict[str, float]], monitor: str = "val_map") -> int:
     """Return the number of the epoch, from 0, whose weights are kept for a monitor."""
-    return max(i for i in range(len(history)) if is_best(history[: i + 1], monitor, MONITORS[monitor]))
+    better, kept, best = MONITORS[monitor], 0, math.nan
+    for i, row in enumerate(history):
+        if monitor == "last":
+            kept = kept if diverged([row]) else i
+        elif row[monitor] == row[monitor] and (best != best or better([best, row[monitor]]) != best):
+            kept, best = i, row[monitor]
+    return kept
 
 
 def stops_early(history: list[dict[str, float]], patience: int) -> bool:
@@ -474,8 +492,28 @@ def resolve(config: Config) -> Config:
 
 def identity(config: Config) -> dict[str, Any]:
     """Return the settings that may not differ when a run goes on, with keys such as train.loss.name."""
-    settings = flat_settings(configuration.to_dict(config))
-    return {key: value for key, value in settings.items() if key not in _FREE and not key.startswith("tune.")}
+    tree = configuration.to_dict(config)
+    tree["train"] |= written_out(config.train)
+    settings = flat_settings(tree) | {"train.augment": list(config.train.augment)}  # which act in this order
+    return {key: value for key, value in settings.items() if key not in FREE and not key.startswith("tune.")}
+
+
+def written_out(train: Train) -> dict[str, Any]:
+    """Return the parts of a training with all of their options, by field of [train]."""
+    from train.augment import AUGMENTATIONS, needs
+    from train.losses import LOSSES
+    from train.network import OPTIMIZERS
+
+    loss, split, optimizer = train.loss, train.split, train.optimizer
+    parts = {"loss": (loss, LOSSES), "split": (split, SPLITS), "optimizer": (optimizer, OPTIMIZERS)}
+    options = {}
+    for name, (part, known) in parts.items():
+        own = part.name if part.name in known else part.name.lower()
+        check_choice(own, known, f"train.{name}.name")
+        options[name] = {**bind(known[own], part.options, f"train.{name}"), "name": own}
+    needs(train.augment)  # which knows what there is
+    augment = {name: bind(AUGMENTATIONS[name], own, f"train.augment.{name}") for name, own in train.augment.items()}
+    return options | {"augment": augment}
 
 
 def _state_variables(trainer: Any) -> dict[str, list[Any]]:

@@ -36,7 +36,7 @@ from preprocess.recipes import describe, open_recipe
 from preprocess.recordings import Recording, Species, read_table
 from preprocess.segments import SegmentReader, open_shards, open_view
 from preprocess.shards import Shard, read_stamp
-from preprocess.split import split
+from preprocess.split import held_back, split
 from train.metrics import per_class, without_nan
 from train.run import (
     DivergedError,
@@ -54,6 +54,10 @@ from train.run import (
 from train.scored import Scored, soften, write_scored
 from train.workers import agree, joined, of_the_first, without_tensorflow
 
+MOST_TOLD_APART = (
+    1000  # recordings that validate where every one is a class of its own: time and memory are by its square
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -63,12 +67,16 @@ class Dataset:
     species: list[Species]
     labels: np.ndarray  # int [recordings]
     background: csr_array  # bool [recordings, classes]; whole corpora would not fit into memory as dense arrays
-    sides: np.ndarray  # str [recordings]: train, validation or holdout
+    sides: np.ndarray  # str [recordings]: train, validation, holdout or unused
+    validating: np.ndarray | None = (
+        None  # indices of the training recordings that validate, where there is no such side
+    )
 
     def side(self, name: str) -> np.ndarray:
-        """Return the indices of one side; without a validation side, training recordings validate."""
-        found = np.flatnonzero(self.sides == name)
-        return self.side("train") if name == "validation" and not len(found) else found
+        """Return the indices of one side."""
+        if name == "validation" and self.validating is not None:
+            return self.validating
+        return np.flatnonzero(self.sides == name)
 
     def targets(self, train: Train) -> csr_array:
         """Return float32 [recordings, classes]: 1 for the main species, train.background_weight for background species.
@@ -104,6 +112,8 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     present = {row.class_id for row in rows}
     species = [kind for kind in read_table(config.corpus_dir / "classes.csv", Species) if kind.class_id in present]
     column = {kind.class_id: i for i, kind in enumerate(species)}
+    if config.train.target == "recording":
+        return tell_recordings_apart(reader, held_back(rows, config.train))
     if len(column) < 2:
         raise PipelineError(f"Training needs at least two species with usable recordings, found {len(column)}.")
     heard = {
@@ -117,23 +127,30 @@ def open_dataset(config: Config, shards: Sequence[Shard]) -> Dataset:
     split_sides = split(rows, config.train)
     sides = np.array([split_sides[row.media_id] for row in rows])
     labels = np.array([column[row.class_id] for row in rows])
-    if config.train.target == "species":
-        return Dataset(reader, species, labels, background, sides)
-    return tell_recordings_apart(reader, sides)
+    return Dataset(reader, species, labels, background, sides)
 
 
-def tell_recordings_apart(reader: SegmentReader, sides: np.ndarray) -> Dataset:
-    """Return the data set in which every recording is a class of its own, apart from those of the holdout.
+def tell_recordings_apart(reader: SegmentReader, held: set[str]) -> Dataset:
+    """Return the data set in which every recording is a class of its own, apart from those that are held back.
 
     Which recording a segment is of needs no labels (Dosovitskiy et al. 2014, arXiv 1406.6909; the source prediction of
-    Perch 2.0, arXiv 2508.04665). Nothing is held back for validation, as no other recording has these classes.
+    Perch 2.0, arXiv 2508.04665). Nothing is held back for validation, as no other recording has these classes: of those
+    that are trained on up to MOST_TOLD_APART, evenly spread, validate.
+
+    Raises:
+        PipelineError: if there are fewer than two recordings.
     """
-    used = np.flatnonzero(sides != "holdout")
-    labels = np.zeros(len(sides), int)
+    ids = np.array(reader.media_id)
+    used = np.flatnonzero(~np.isin(ids, sorted(held)))
+    if len(used) < 2:
+        raise PipelineError(f"Telling recordings apart needs at least two usable recordings, found {len(used)}.")
+    labels = np.zeros(len(ids), int)
     labels[used] = np.arange(len(used))
-    species = [Species(media_id, media_id) for media_id in np.array(reader.media_id)[used].tolist()]
-    sides = np.where(sides == "holdout", "unused", "train")
-    return Dataset(reader, species, labels, csr_array((len(sides), len(used)), dtype=bool), sides)
+    species = [Species(media_id, media_id) for media_id in ids[used].tolist()]
+    sides = np.full(len(ids), "unused")
+    sides[used] = "train"
+    validating = used[np.unique(np.linspace(0, len(used) - 1, MOST_TOLD_APART).astype(int))]
+    return Dataset(reader, species, labels, csr_array((len(ids), len(used)), dtype=bool), sides, validating)
 
 
 def open_stamped(config: Config) -> tuple[Dataset, FeatureStamp]:
@@ -160,8 +177,10 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     finished = target.is_finished(config)
     agree(identity(config), config.train.epochs, config.train.patience, finished)
     if finished:
-        if target.read_config().data.options.get("root") != config.data.options.get("root"):
-            target.check_stamp(open_stamped(config)[1])  # elsewhere there may be other recordings
+        moved = target.read_config().data.options.get("root") != config.data.options.get("root")
+        if moved or any(features_folder(config).glob("train-*.h5")):  # they may have been removed, to save space
+            shards = open_shards(features_folder(config), "train")
+            target.check_stamp(stamp_features(config, shards, open_view(shards, config.features)))
         target.take_prediction(config)
         log(f"{target.folder} is finished: {summary(target.read_metrics())}")
         return
@@ -191,7 +210,7 @@ def fit(
     """Run the epochs that are missing and write the final figures; start is called once the model is built."""
     import keras
 
-    from train.devices import restartable
+    from train.devices import release, restartable
     from train.hardware_log import HardwareLog
     from train.losses import class_weights, open_loss
     from train.MAPCallback import MAPCallback
@@ -271,6 +290,7 @@ def fit(
         tracking.log_epochs(history)
         tracking.finish()
     log(f"{target.folder}: {summary(metrics)}")
+    release(trainer)
 
 
 def warn_of_start(config: Config, data: Dataset) -> None:

@@ -27,6 +27,7 @@ if not __package__:  # run as a file: import from the project, in its environmen
 
 import argparse
 import dataclasses
+import itertools
 import os
 import socket
 import tomllib
@@ -44,7 +45,7 @@ from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.segments import open_shards
 from preprocess.whole import whole_file
-from train.run import DivergedError, Run, flat_settings, resolve, write_rows
+from train.run import FREE, DivergedError, Run, best_epoch, flat_settings, resolve, write_rows
 from train.trainModel import train
 
 MAX_FAILURES = 3  # trials that fail one after the other before the search gives up
@@ -169,7 +170,8 @@ def differences(old: str, new: str) -> list[str]:
     """Return in words how two identities of a study differ; keys that came later had their defaults."""
     default = flat_settings(configuration.to_dict(Config()))
     before, now = (default | flat_settings(tomllib.loads(text)) for text in (old, new))
-    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+    free = FREE - {"train.epochs", "train.patience"}
+    keys = sorted(key for key in before | now if key not in free and before.get(key) != now.get(key))
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
 
 
@@ -279,7 +281,10 @@ def resume_interrupted(study: Any) -> None:
         owner = trial.user_attrs.get("owner")
         if owner is None or owner[0] != socket.gethostname() or _is_alive(owner):
             continue
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        try:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        except ValueError:  # another process, started at the same time, has told
+            continue
         if trial.user_attrs.get("run") not in queued:
             study.enqueue_trial(trial.params, user_attrs={"run": trial.user_attrs["run"]})
 
@@ -311,16 +316,16 @@ def run_trial(search: Search, study: Any) -> bool:
     # A seed of its own for every trial: machines that search together do not repeat each other.
     study.sampler = open_sampler((search.config.train.seed * 100_003 + trial.number) % 2**32)
     values = {dimension.key: dimension.suggest(trial) for dimension in search.space}
-    name = trial.user_attrs.get("run") or f"{search.name}-{trial.number:04d}"
+    name = trial.user_attrs.get("run") or new_run(search, trial.number)
     trial.set_user_attr("run", name)
     trial.set_user_attr("owner", _owner())
     log(f"trial {trial.number}: {', '.join(f'{key}={toml_value(value)}' for key, value in values.items())}")
-    reported, pruned = 0, False
+    reported, pruned, monitor = 0, False, search.config.train.monitor
 
     def stops(history: list[dict[str, float]]) -> bool:
         nonlocal reported, pruned
         for epochs in range(reported + 1, len(history) + 1):  # also those before an interruption
-            trial.report(best_value(history[:epochs], search.config.tune.metric), epochs)
+            trial.report(kept_value(history[:epochs], search.config.tune.metric, monitor), epochs)
         reported = len(history)
         pruned = reported < search.epochs and trial.should_prune()
         return pruned
@@ -339,7 +344,7 @@ def run_trial(search: Search, study: Any) -> bool:
         trial.set_user_attr("error", what[:500])
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return False
-    value = best_value(Run(config.run_dir).read_history(), search.config.tune.metric)
+    value = kept_value(Run(config.run_dir).read_history(), search.config.tune.metric, monitor)
     if pruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
@@ -349,12 +354,19 @@ def run_trial(search: Search, study: Any) -> bool:
     return True
 
 
-def best_value(history: Sequence[dict[str, float]], metric: str) -> float:
-    """Return the best value so far; the worst possible one where there is none."""
-    values = [row[metric] for row in history if row[metric] == row[metric]]
-    if metric == "val_loss":
-        return min(values, default=float("inf"))
-    return max(values, default=0.0)
+def new_run(search: Search, number: int) -> str:
+    """Return the name of the run of a trial; those of a study that was removed may still be there."""
+    name, folder = f"{search.name}-{number:04d}", search.folder.parent
+    again = (f"{name}-{k}" for k in itertools.count(2))
+    return next(own for own in itertools.chain([name], again) if not (folder / own).exists())
+
+
+def kept_value(history: list[dict[str, float]], metric: str, monitor: str) -> float:
+    """Return the figure of the weights that a training would keep now; the worst possible one where it is no number."""
+    value = history[best_epoch(history, monitor)][metric]
+    if value == value:
+        return value
+    return float("inf") if metric == "val_loss" else 0.0
 
 
 def write_best(search: Search, study: Any) -> Path:
@@ -405,7 +417,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def override(overrides: Sequence[str]) -> Config:
-        return configuration.load(args.config, [*args.set, *overrides], args.mini)
+        return configuration.load(args.config, args.set, args.mini, overrides)  # a trial has what it tries
 
     config = load_config(args)
     open_shards(features_folder(config), "train")  # else trial after trial would fail

@@ -221,6 +221,10 @@ class TestMini:
             whole, data=dataclasses.replace(whole.data, corpus="big-mini", limit=24), train=train
         )
 
+    def test_what_a_search_tries_is_not_replaced(self):
+        mini = load(None, ["train.batch_size=64"], mini=True, last=["train.batch_size=16", "model.dropout=0.25"])
+        assert (mini.train.batch_size, mini.train.epochs, mini.model.options) == (16, 1, {"dropout": 0.25})
+
     def test_a_small_batch_still_holds_noise(self):
         from train.batches import count_noisy
 

@@ -6,6 +6,7 @@ import pytest
 
 import config as configuration
 from train.averaging import averaged
+from train.devices import release
 from train.network import open_optimizer
 from train.run import Run
 
@@ -75,6 +76,16 @@ def test_without_averaging_the_weights_are_their_own():
     (weight,) = steps(trainer, 0, 1)
     with averaged(trainer), averaged(None):
         np.testing.assert_array_equal(trainer.layers[0].kernel.numpy(), weight)
+
+
+def test_a_released_model_holds_nothing():
+    """TensorFlow never forgets the functions that it has traced, nor their variables."""
+    trainer = small_trainer(MOMENTUM, "adamw")
+    steps(trainer, 0, 1)
+    variables = [*trainer.variables, *trainer.optimizer.variables]
+    assert sum(variable.value.read_value().numpy().size for variable in variables) >= 8
+    release(trainer)
+    assert sum(variable.value.read_value().numpy().size for variable in variables) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")  # of the optimizer, whose state is not asked for

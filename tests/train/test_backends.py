@@ -26,6 +26,29 @@ SAME = (
 )
 
 
+def test_augmentations_of_bags_have_shapes_on_jax():
+    """Which must tell them without numbers."""
+    pytest.importorskip("jax")
+    script = """
+import environment, keras
+from preprocess.recipes.logmel import Recipe
+from train.augment import open_augmentations
+layers = open_augmentations({"mixup": {}, "overlap": {"share": 0.5}, "time_mask": {}}, Recipe(), bag=4)
+images, targets = keras.Input((16, 20, 1)), keras.Input((3,))
+values, mixed = images, targets
+for layer in layers:
+    values, mixed = layer(values, mixed)
+model = keras.Model([images, targets], [values, mixed])
+found = model([keras.ops.ones((8, 16, 20, 1)), keras.ops.ones((8, 3))], training=True)
+print(keras.backend.backend(), values.shape, [tuple(own.shape) for own in found])
+"""
+    env = os.environ | {"KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=PROJECT, check=False
+    )
+    assert done.stdout == "jax (None, 16, 20, 1) [(8, 16, 20, 1), (8, 3)]\n", done.stderr
+
+
 @pytest.mark.slow
 def test_tensorflow_and_jax_learn_the_same(corpus, tmp_path, capsys):
     pytest.importorskip("jax")

@@ -313,6 +313,9 @@ def test_noise_class_fills_its_share_of_every_batch(reader):
 def test_noise_that_is_not_there_is_named(reader):
     with pytest.raises(PipelineError, match="no noise frames"):
         open_batches(reader, ["noise"], NoiseView([0] * 12))
+    held = [0 if i in RECORDINGS[:4] else 500 for i in range(12)]
+    with pytest.raises(PipelineError, match="only recordings that are held back have noise frames"):
+        open_batches(reader, ["noise"], NoiseView(held), RECORDINGS[:4])
     with pytest.raises(PipelineError, match=r"train\.noise_class"):
         open_batches(reader, noise=NoiseView([500] * 12), batch_size=4, noise_class=0.99)
 

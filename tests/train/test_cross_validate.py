@@ -208,6 +208,23 @@ def test_a_seed_that_lacks_a_fold_is_not_in_the_summary(by_hand, capsys):
     assert "ensemble" not in capsys.readouterr().out
 
 
+def test_where_no_seed_has_all_folds_there_is_no_summary(by_hand, capsys):
+    report([by_hand[0], by_hand[3]])  # fold 1 with seed 0, fold 2 with seed 1
+    folder = by_hand[0].config.run_dir.parent
+    assert len(read_rows(folder / "folds.csv")) == 2
+    assert not (folder / "summary.json").exists()
+    assert "no seed has all of these folds yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_partitions_of_another_corpus_are_not_mixed(by_hand, which):
+    """Fold 1 of seed 0 was scored on others than that of seed 1; or on some of fold 2."""
+    path = by_hand[0].config.run_dir / "holdout.csv"
+    path.write_text(path.read_text().replace("10,", "20," if which else "99,"))
+    with pytest.raises(PipelineError, match="of other partitions of the recordings"):
+        report([by_hand[0], by_hand[1 if which else 2]])
+
+
 def test_official_folds_are_taken_where_there_are_some(corpus, tiny, tmp_path):
     config = derived(corpus, tmp_path, *TINY)
     assert [trial.config.train.split.name for trial in plan(config, None, 1, "recordist")] == ["kfold"] * 5

@@ -201,6 +201,19 @@ def test_focal_by_its_formula(gamma):
     np.testing.assert_allclose(found, -((1 - own) ** gamma) * np.log(own), rtol=1e-4)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_focal_has_gradients_where_a_segment_is_certain(gamma, activation):
+    """(1 - p)^gamma has an infinite derivative at p = 1 if gamma is below 1."""
+    tensorflow = pytest.importorskip("tensorflow")
+    loss = open_loss(Part("focal", {"gamma": gamma, "activation": activation}))
+    logits = tensorflow.Variable([[200.0, -200.0, 0.0], [-200.0, 200.0, 200.0]])
+    with tensorflow.GradientTape() as tape:
+        value = loss.over_batch(np.eye(3, dtype=np.float32)[:2], logits, 1)
+    assert np.isfinite(ops.convert_to_numpy(value)).all()
+    assert np.isfinite(ops.convert_to_numpy(tape.gradient(value, logits))).all()
+
+
 def test_class_weights_by_hand():
     assert class_weights("none", [1, 2]) is None
     np.testing.assert_allclose(class_weights("ten_over_n", [5, 40]), [2, 0.25])

@@ -269,6 +269,12 @@ def test_options_reach_the_optimizer():
         ("{name='adamw', lr=0.5}", r"Unknown key train\.optimizer\.lr.*learning_rate"),
         ("{name='adamw', learning_rate='fast'}", r"train\.optimizer\.learning_rate.*'fast'"),
         ("{name='sgd', momentum=7}", r"train\.optimizer.*momentum"),
+        ("{name='adamw', learning_rate=-1}", r"train\.optimizer\.learning_rate.*-1.*at least 0"),
+        ("{name='adamw', learning_rate=inf}", r"train\.optimizer\.learning_rate.*inf.*a number"),
+        ("{name='adamw', weight_decay='0.01'}", r"train\.optimizer\.weight_decay.*'0\.01'.*a number"),
+        ("{name='adamw', beta_1='a'}", r"train\.optimizer\.beta_1.*'a'.*a number"),
+        ("{name='sgd', nesterov=1}", r"train\.optimizer\.nesterov.*1.*true or false"),
+        ("{name='sgd', clipnorm=true}", r"train\.optimizer\.clipnorm.*True.*a number"),
     ],
 )
 def test_bad_optimizer_settings_are_named(part, words):
@@ -277,6 +283,16 @@ def test_bad_optimizer_settings_are_named(part, words):
 
 
 # The whole
+
+
+def test_attention_over_a_single_segment_is_refused(corpus, reader):
+    """Its weights would stay those of the start."""
+    overrides = ("train.loss={name='pooled', pool='attention'}", "train.bag=1")
+    config = settings(*overrides)
+    loss = open_loss(config.train.loss)
+    model = build_model(config, reader.encoding, reader.shape, 3)
+    with pytest.raises(ConfigError, match=r"learns nothing with one\. Take more: --set train\.bag=4"):
+        build_trainer(config, model, loss, 10)
 
 
 def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(corpus, reader):

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import config as configuration
-from config import PipelineError
+from config import ConfigError, PipelineError
 from preprocess.recipes import Encoding
 from preprocess.recordings import Species
 from tests.preprocess.disk import small_disk
@@ -113,6 +113,24 @@ def test_what_has_diverged(loss, val_loss, expected):
     assert not diverged(history[:1])
     assert not diverged([])
     assert is_over(history, 2, 0)
+
+
+def test_options_may_be_written_out_and_the_order_of_augmentations_counts():
+    """An option that is given its default changes nothing; augmentations act one after the other."""
+    plain = ["train.augment={time_mask={width=40}, mixup={}}", "train.optimizer={name='adamw', weight_decay=0.01}"]
+    full = [
+        "train.augment={time_mask={width=40, count=2, fill='mean'}, mixup={alpha=0.3}}",
+        "train.optimizer={name='AdamW', weight_decay=0.01, beta_1=0.9}",
+        "train.loss={name='categorical_crossentropy', label_smoothing=0.0}",
+    ]
+    one, two = (identity(configuration.load(None, overrides)) for overrides in (plain, full))
+    assert one == two
+    assert identity(configuration.load(None, [*full, "train.augment.mixup.alpha=0.4"])) != one
+    assert identity(configuration.load(None, [*full, "train.optimizer.beta_1=0.8"])) != one
+    swapped = ["train.augment={mixup={}, time_mask={width=40}}", plain[1]]
+    assert identity(configuration.load(None, swapped)) != one
+    with pytest.raises(ConfigError, match=r"train\.augment"):
+        identity(configuration.load(None, ["train.augment={nothing={}}"]))
 
 
 def test_a_run_has_a_name(tmp_path, monkeypatch):

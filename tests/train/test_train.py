@@ -252,7 +252,7 @@ def test_a_finished_run_is_skipped(learned, capsys, monkeypatch):
 
 
 def test_a_finished_run_of_recordings_elsewhere(learned, monkeypatch, capsys):
-    """They may have moved; others under the same names are not taken for them."""
+    """They may have moved, or their features be gone; others under the same names are not taken for them."""
     data = dataclasses.replace(learned.data, options=learned.data.options | {"root": "/elsewhere"})
     moved = dataclasses.replace(learned, data=data)
     train_network(moved)
@@ -261,9 +261,11 @@ def test_a_finished_run_of_recordings_elsewhere(learned, monkeypatch, capsys):
     monkeypatch.setattr(
         "train.trainModel.stamp_features", lambda *_: dataclasses.replace(stamp, fingerprint="of others")
     )
+    for config in (moved, learned):
+        with pytest.raises(PipelineError, match="recordings or features have changed since"):
+            train_network(config)
+    monkeypatch.setattr("train.trainModel.features_folder", lambda _: learned.run_dir)  # where there are none any more
     train_network(learned)
-    with pytest.raises(PipelineError, match="recordings or features have changed since"):
-        train_network(moved)
 
 
 def test_a_finished_run_refuses_other_settings_and_names_only_those(learned, corpus, home):
@@ -353,6 +355,8 @@ def test_a_damaged_state_gives_one_clear_error(uninterrupted, corpus):
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(PipelineError, match=r"state\.h5 cannot be resumed from"):
         train_network(derived(corpus, run.folder.parent, *RANDOM, "train.epochs=17", "train.run=uninterrupted"))
+    train_network(derived(corpus, run.folder.parent, *RANDOM, "train.run=uninterrupted"))  # finished as it was
+    assert run.read_metrics()["epochs"] == 8
 
 
 def test_a_killed_process_goes_on_to_the_same_result(uninterrupted, corpus, home, tmp_path, capsys):
@@ -572,7 +576,23 @@ def score_by_hand(run: Run, config: Config, side: str) -> tuple[np.ndarray, np.n
 # Recordings as classes
 
 
-def test_recordings_can_be_told_apart_without_labels(corpus, home):
+def test_recordings_of_one_folder_can_be_told_apart(corpus, home, tmp_path):
+    """Without labels there is one class, and nothing is to be held back."""
+    config = derived(corpus, home, *TINY, "train.target=recording", "train.validation=0")
+    rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+    folder = tmp_path / config.corpus_dir.name
+    folder.mkdir()
+    write_table(folder / "recordings.csv", Recording, [dataclasses.replace(row, class_id="all") for row in rows])
+    write_table(folder / "classes.csv", Species, [Species("all")])
+    shards = open_shards(features_folder(config), "train")
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, folder=str(tmp_path)))
+    data = open_dataset(moved, shards)
+    assert data.labels.tolist() == list(range(len(data.species)))
+    with pytest.raises(PipelineError, match="at least two species"):
+        open_dataset(dataclasses.replace(moved, train=dataclasses.replace(moved.train, target="species")), shards)
+
+
+def test_recordings_can_be_told_apart_without_labels(corpus, home, monkeypatch):
     """Every recording but those of the holdout is a class; another training starts from what was learnt."""
     options = ("train.holdout=0.3", "train.monitor=last", "train.epochs=12", "train.patience=0")
     config = derived(corpus, home, *TINY, *options, "train.run=apart", "train.target=recording")
@@ -586,6 +606,12 @@ def test_recordings_can_be_told_apart_without_labels(corpus, home):
     history = run.read_history()
     assert history[-1]["val_acc"] > 3 / len(known)
     assert history[-1]["val_loss"] < history[0]["val_loss"]
+
+    few = derived(corpus, home, *TINY, "train.validation=0", "train.target=recording")
+    monkeypatch.setattr("train.trainModel.MOST_TOLD_APART", 4)  # a square of scores for many recordings is too large
+    data = open_dataset(few, open_shards(features_folder(few), "train"))
+    assert len(data.side("train")) == len(data.species) > 4
+    assert data.side("validation").tolist() == [0, *data.side("validation")[1:3], len(data.species) - 1]
 
     after = derived(corpus, home, *TINY, "train.run=after", f'model.start="{run.folder}"')
     train_network(after)

@@ -285,6 +285,22 @@ def test_parameters_that_were_cut_off_are_sent_by_the_next_start(corpus, tmp_pat
     assert server.runs == 1
 
 
+def test_a_training_from_the_start_is_another_run_of_the_server(corpus, tmp_path, monkeypatch):
+    """Its curve is not put behind that of one whose state was removed."""
+    config, server = derived(corpus, tmp_path, *TINY), Server()
+    server.most = None
+    Tracking(server, "here", config, tmp_path)
+    monkeypatch.setattr(server, "get_metric_history", lambda *_: [SimpleNamespace(step=1), SimpleNamespace(step=2)])
+    (tmp_path / "state.h5").touch()
+    assert Tracking(server, "here", config, tmp_path).sent == 2
+    assert server.runs == 1
+    (tmp_path / "state.h5").unlink()
+    server.params = {}
+    assert Tracking(server, "here", config, tmp_path).sent == 0
+    assert server.runs == 2
+    assert server.params == parameters(config)
+
+
 def test_a_server_that_is_not_there_gives_one_line(corpus, home):
     from config import PipelineError
 

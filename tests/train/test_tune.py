@@ -3,7 +3,9 @@
 import math
 import multiprocessing
 import os
+import shutil
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +20,7 @@ from config import ConfigError, PipelineError, load, to_toml
 from tests.conftest import run_script
 from train import tuneModel
 from train.run import DivergedError, Run, write_rows
-from train.tuneModel import Dimension, best_value, differences, open_search, parse_space, tune
+from train.tuneModel import Dimension, differences, kept_value, open_search, parse_space, tune
 
 SPACE = {
     "train.optimizer.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -70,12 +72,14 @@ def test_what_is_no_space(space, words):
         parse_space(space)
 
 
-@given(st.lists(st.sampled_from([0.1, 0.5, 0.9, float("nan")]), max_size=6))
-def test_best_value_is_a_running_best(values):
-    history = [{"val_map": value, "val_loss": value} for value in values]
+@given(st.lists(st.sampled_from([0.1, 0.5, 0.9, float("nan")]), min_size=1, max_size=6))
+def test_the_value_is_that_of_the_weights_that_are_kept(values):
+    history = [{"val_map": value, "val_loss": 1 - value, "loss": 0.0} for value in values]
     numbers = [value for value in values if value == value]
-    assert best_value(history, "val_map") == (sorted(numbers)[-1] if numbers else 0)
-    assert best_value(history, "val_loss") == (sorted(numbers)[0] if numbers else float("inf"))
+    assert kept_value(history, "val_map", "val_map") == (max(numbers) if numbers else 0)
+    assert kept_value(history, "val_loss", "val_loss") == (1 - max(numbers) if numbers else float("inf"))
+    assert kept_value(history, "val_loss", "val_map") == (1 - max(numbers) if numbers else float("inf"))
+    assert kept_value(history, "val_map", "last") == (numbers[-1] if numbers else 0)  # of those that did not diverge
 
 
 def test_the_section_survives_a_round_trip(tmp_path):
@@ -221,6 +225,34 @@ def test_a_killed_search_goes_on_with_the_trial_in_flight(search, pretend, tmp_p
     assert sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials) == 12
 
 
+def test_a_search_whose_study_was_removed(search, pretend):
+    """Runs of its trials are left, and the new ones get names of their own."""
+    tune(search)
+    shutil.rmtree(search.folder)
+    tune(search)
+    names = {trial.user_attrs["run"] for trial in trials_of(search)}
+    assert {"study-0000-2", "study-0001-2"} <= names
+    assert {trial.state.name for trial in trials_of(search)} <= {"COMPLETE", "PRUNED"}
+
+
+def test_two_searches_that_find_the_same_dead_trial(search, pretend, monkeypatch):
+    search.folder.mkdir()
+    study = tuneModel.open_study(search, f"sqlite:///{search.folder / 'study.sqlite3'}")
+    trial = study.ask()
+    host, pid, started = tuneModel._owner()
+    trial.set_user_attr("run", "study-0000")
+    trial.set_user_attr("owner", [host, pid, started - 100])
+    seen = study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+    tuneModel.resume_interrupted(study)
+    late = SimpleNamespace(
+        get_trials=lambda states: seen if optuna.trial.TrialState.RUNNING in states else [],
+        tell=study.tell,
+        enqueue_trial=lambda *_, **__: pytest.fail("put into the queue twice"),
+    )
+    tuneModel.resume_interrupted(late)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
 def test_a_trial_of_a_living_process_is_left_alone(search, pretend, monkeypatch):
     storage = f"sqlite:///{search.folder / 'study.sqlite3'}"
     search.folder.mkdir()
@@ -246,6 +278,8 @@ def test_settings_that_came_later_are_no_difference(search):
     assert before != now
     assert differences(before, now) == []
     assert differences(before, now.replace('"silence"', '"repeat"')) == ["features.padding: silence -> repeat"]
+    assert differences(now, now.replace("hardware_log = 1.0", "hardware_log = 0.0")) == []  # changes no figure
+    assert "hardware_log = 1.0" in now
 
 
 def test_other_settings_are_another_study(search, pretend, tmp_path):
