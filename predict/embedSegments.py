@@ -34,7 +34,8 @@ import h5py
 
 from config import PROJECT, VERSION, Config, change
 from config.commandline import add_jobs_argument, log, run
-from predict.predict import default_path, find_recordings, open_part, prepare, rejects_of, report_rejects
+from predict.outputs import default_path
+from predict.predict import find_recordings, open_part, prepare, rejects_of, report_rejects
 from predict.scores import make_scores, read_scores, scores_folder
 from preprocess.cluster import cluster
 from preprocess.manifest import read_description

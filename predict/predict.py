@@ -24,7 +24,6 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
-import json
 import os
 import shutil
 import time
@@ -34,10 +33,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from config import PREDICTIONS, PROJECT, VERSION, Config, Data, PipelineError, Predict, change, require_utf8
+from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, change, require_utf8
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
+from predict.outputs import mark_of, named, output_path, places
 from predict.scores import Scores, judge, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
@@ -50,22 +50,17 @@ from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
 from preprocess.segments import open_shards
 from preprocess.shards import Shard
-from preprocess.whole import whole_file
 from train.run import MONITORS, Run, last_run
 
 NOTHING = Filter()  # any species may be expected
 SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
-MOST_BYTES = 100  # of an input's name in those of files and folders
-MOST_STEM_BYTES = 180  # of the names of runs and inputs together
-CLAIMS = ".inputs.json"  # name of a result -> mark of its inputs
-MOST_NAMED = 3  # runs of an ensemble in the name of the CSV
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
 def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     """Return the configuration with folders and files of audio as its corpus, in a working folder of its own."""
-    paths = _places(inputs)
+    paths = places(inputs)
     for path in paths:
         require_utf8(path)
     root, options = paths[0], {}
@@ -394,74 +389,6 @@ def report_rejects(config: Config, rejects: Sequence[Reject], discard: bool) -> 
             log(f"rejected: {row.file}: {row.reason} {row.detail}".rstrip())
     elif rejects:
         log(f"what was rejected is listed in {config.corpus_dir / REJECTED}")
-
-
-def output_path(
-    output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], name: str, ending: str, count: int
-) -> Path:
-    """Return where a format is written."""
-    if output and count == 1:
-        return output
-    kind = "" if name == "birdclef2016" else f"-{name}"
-    return default_path(output, targets, inputs, kind + ending.removesuffix("/"))
-
-
-def default_path(output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], rest: str) -> Path:
-    """Return where what runs make of inputs is written: <runs>[-<inputs>]<rest> in a folder, or in predict.
-
-    In predict the name has the mark of the inputs, too, where others that are called the same were there first.
-    """
-    stem = joined([target.folder.name for target in targets])
-    if inputs:
-        stem += "-" + joined([named(path) for path in inputs])
-    stem = _cut(stem, MOST_STEM_BYTES)
-    path = (output or PREDICTIONS) / f"{stem}{rest}"
-    if output or not inputs:
-        return path
-    mark, book = mark_of(inputs), PREDICTIONS / CLAIMS
-    try:
-        claims = dict(json.loads(book.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # there is none yet
-        claims = {}
-    if path.exists() and claims.get(path.name, mark) != mark:
-        path = PREDICTIONS / f"{stem}-{mark}{rest}"
-    if claims.get(path.name) != mark:
-        PREDICTIONS.mkdir(parents=True, exist_ok=True)
-        with whole_file(book) as partial:
-            partial.write_text(json.dumps(claims | {path.name: mark}, indent=0), encoding="utf-8")
-    return path
-
-
-def mark_of(inputs: Sequence[Path]) -> str:
-    """Return what tells inputs from others of the same name."""
-    return hashlib.sha256("\0".join(map(str, _places(inputs))).encode(errors="surrogateescape")).hexdigest()[:8]
-
-
-def _places(inputs: Sequence[Path]) -> list[Path]:
-    return sorted({_expanded(path) for path in inputs})
-
-
-def named(path: Path) -> str:
-    """Return what an input is called: a folder by its name, a file without its ending; long names are cut."""
-    path = _expanded(path)
-    name = path.stem if path.is_file() else path.name
-    return _cut(name, MOST_BYTES) or "root"
-
-
-def _cut(name: str, most: int) -> str:
-    return os.fsencode(name)[:most].decode(errors="ignore")
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser().resolve()
-    except RuntimeError as error:  # ~ of nobody
-        raise PipelineError(f"There is no {path}: {error}") from None
-
-
-def joined(names: Sequence[str]) -> str:
-    """Return names with + between them, at most three."""
-    return "+".join([*names[:MOST_NAMED], *([str(len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else [])])
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ import soundfile
 import config as configuration
 from config import Data, PipelineError
 from predict.evaluate import evaluate
-from predict.predict import default_path, mark_of, named, predict, with_length
+from predict.outputs import default_path, mark_of, named
+from predict.predict import predict, with_length
 from predict.runfile import compare, read_run_file
 from predict.scores import load_run
 from preprocess.loadData import features_folder
@@ -341,7 +342,7 @@ def test_another_sound_under_the_same_name_is_scored_anew(run_of_birds, expected
 def test_a_file_of_a_very_long_name(run_of_birds, test_sounds, tmp_path, monkeypatch):
     path = tmp_path / f"{'x' * 240}.wav"
     shutil.copy(next(iter(sorted(test_sounds.rglob("*.wav")))), path)
-    monkeypatch.setattr("predict.predict.PREDICTIONS", tmp_path)
+    monkeypatch.setattr("predict.outputs.PREDICTIONS", tmp_path)
     (written,) = predict([run_of_birds], [path])
     assert {line.split(";")[0] for line in written.read_text().splitlines()} == {path.name}
 
@@ -448,7 +449,7 @@ def test_what_was_rejected_is_told_before_its_list_is_discarded(run_of_birds, fo
 
 def test_inputs_of_one_name_have_results_of_their_own(run_of_birds, tmp_path, monkeypatch):
     """As of two cards of recorders; the same inputs have the same name again."""
-    monkeypatch.setattr("predict.predict.PREDICTIONS", tmp_path / "predict")
+    monkeypatch.setattr("predict.outputs.PREDICTIONS", tmp_path / "predict")
     cards = [tmp_path / name / "DATA" for name in ("one", "two")]
     for card in cards:
         card.mkdir(parents=True)
