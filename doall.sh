@@ -92,7 +92,7 @@ predict_and_evaluate() {
   local csv="${BIRDSONG_PREDICTIONS:-$here/predict}/$(basename "$run_dir").csv"
   [ -d "$corpus_dir/features" ] || fail "there are no features in $corpus_dir. Run stages 1 to 4 first."
   if [ -z "$(find "$corpus_dir/features" -name 'test-*.h5' -print -quit)" ]; then
-    log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER"
+    log "the corpus has no test part; predict a folder of recordings with ./predict.sh FOLDER --run $run_dir"
     return
   fi
   python "$here/predict/predict.py" --run "$run_dir" --output "$csv" "${spread[@]}" || return

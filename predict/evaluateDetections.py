@@ -93,6 +93,11 @@ def read_table_of_detections(path: Path) -> list[dict[str, str]]:
     found = []
     for line, cells in rows:
         row = dict.fromkeys(header, "") | cells
+        if not found and row.get("merge") == "True":
+            log(
+                f"warning: the detections of {path} are merged: all of one has the score of its best segment. Predict "
+                "with --no-merge."
+            )
         for name in ("start", "end", "score", *(["duration"] if row.get("duration") else [])):
             try:
                 within = abs(float(row[name])) <= MOST_SECONDS

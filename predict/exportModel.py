@@ -235,9 +235,12 @@ def check(
                 differences[name] = {form: float(np.abs(scores[form] - expected[form]).max()) for form in expected}
                 worst = max(differences[name].values())
                 if not worst <= TOLERANCE:
-                    problem = f"differs from the run by {worst:.2g}"
+                    form = max(differences[name], key=differences[name].__getitem__)
+                    problem = f"differs from the run by {worst:.2g} ({form})"
             if problem:
-                raise PipelineError(f"The {name} export {problem}. Nothing was exported.")
+                others = "".join(f" --format {other}" for other in names if other != name)
+                remedy = f" Without it:{others}" if others else ""
+                raise PipelineError(f"The {name} export {problem}. Nothing was exported.{remedy}")
     return differences
 
 

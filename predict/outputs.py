@@ -19,8 +19,18 @@ CLAIMS = ".inputs.json"  # name of a result -> mark of its inputs
 def output_path(
     output: Path | None, targets: Sequence[Run], inputs: Sequence[Path], name: str, ending: str, count: int
 ) -> Path:
-    """Return where a format is written."""
+    """Return where a format is written.
+
+    Raises:
+        PipelineError: if there is a file in the place of the folder, or a folder in that of a file.
+    """
+    is_folder = ending.endswith("/")
+    if output and count > 1 and output.exists() and not output.is_dir():
+        raise PipelineError(f"{output} is a file. For several formats --output is a folder.")
     if output and count == 1:
+        if output.exists() and output.is_dir() != is_folder:
+            kind, other = ("folder", "file") if is_folder else ("file", "folder")
+            raise PipelineError(f"{output} is a {other}. For the format {name} --output is a {kind}.")
         return output
     kind = "" if name == "birdclef2016" else f"-{name}"
     return default_path(output, targets, inputs, kind + ending.removesuffix("/"))

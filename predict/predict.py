@@ -96,7 +96,9 @@ def open_part(config: Config, recipe: str, part: str = "test") -> list[Shard]:
     if any(shard.recipe != recipe for shard in shards):
         raise PipelineError(f"{features_folder(config)} was made by another recipe than the run was trained with.")
     if not any(shard.media_id for shard in shards):
-        raise PipelineError(f"{config.corpus_dir} holds no {part} recording.")
+        raise PipelineError(
+            f"{config.corpus_dir} holds no {part} recording. Give files or folders of recordings to predict."
+        )
     return shards
 
 
@@ -285,6 +287,9 @@ def predict(
             f"--thresholds {thresholds} is for one run that has some. Make them: python predict/thresholds.py --run "
             f"{first.folder}"
         )
+    if rows and not rows.is_file():
+        raise PipelineError(f"--rows {rows} is no file.")
+    paths = {name: output_path(output, targets, inputs, name, formats()[name][1], len(names)) for name in names}
     members: list[Member] = []
     for target in targets:
         if [kind.class_id for kind in target.read_species()] != [kind.class_id for kind in species]:
@@ -319,8 +324,7 @@ def predict(
     count = Tally()
     written = []
     for name in names:
-        write, ending = formats()[name]
-        path = output_path(output, targets, inputs, name, ending, len(names))
+        write, path = formats()[name][0], paths[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         write(count.over(combine(members, chosen, minimum, expected)), path, facts)
         written.append(path)
@@ -375,7 +379,9 @@ def report(config: Config, facts: Facts, count: Tally, written: Sequence[Path], 
             best = np.argsort(-result.ranking, kind="stable")[:NAMED]
             names = ", ".join(f"{facts.name(c)} {result.ranking[c]:.3f}" for c in best)
             log(f"{result.recording.file}: {names}")
-    if not count.detections:
+    if count.recordings and not count.best:
+        log("warning: every score is 0: --species or --occurrence expects none of the species of the run there")
+    elif not count.detections:
         log(
             f"warning: NOTHING was detected: the best score of any segment is {count.best:.3f}, the least that counts "
             f"{minimum} (--minimum)"

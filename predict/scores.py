@@ -114,7 +114,7 @@ def make_scores(
         output: what is kept of the network.
 
     Returns:
-        How many segments were scored, and the seconds of sound in them.
+        How many segments were scored, and the seconds of sound that they are from.
 
     Raises:
         PipelineError: if scores are no numbers.
@@ -153,7 +153,7 @@ def _make_scores(
         work = (None for shard in todo for _ in score_shard(folder, config, shard, marks[shard.path], model))
         for _ in progress(work, blocks, f"x {SEGMENTS_AT_ONCE} segments"):
             pass
-    return sum(counts), sum(counts) * config.features.segment_frames / todo[0].frame_rate
+    return sum(counts), sum(int(shard.frame_count.sum()) for shard in todo) / todo[0].frame_rate
 
 
 def score_shard(folder: Path, config: Config, shard: Shard, mark: str, model: Any) -> Iterator[None]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from config import PipelineError
+from config.commandline import log
 from preprocess.metadata import fold
 from preprocess.recordings import Recording, Species
 from train.run import Run
@@ -27,6 +28,8 @@ WEEKS = 4.0
 LEAST = 0.05  # weight below which a strict filter leaves a species out
 EARTH_RADIUS = 6371.0  # km
 DAYS_PER_YEAR = 365.25
+
+MOST_SHOWN = 5  # names of a list that are not known
 
 
 def read_list(path: Path, species: Sequence[Species]) -> np.ndarray:
@@ -42,12 +45,19 @@ def read_list(path: Path, species: Sequence[Species]) -> np.ndarray:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from None
-    wanted = {fold(line.partition("#")[0].strip()) for line in lines} - {""}
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise PipelineError(
+            f"{path} cannot be read: {reason}. Expected: a file with a class id or name per line."
+        ) from None
+    given = {fold(text): text for line in lines if (text := line.partition("#")[0].strip())}
+    wanted = given.keys()
     named = [{fold(kind.class_id), fold(kind.scientific_name), fold(kind.vernacular_name)} - {""} for kind in species]
     chosen = np.array([float(bool(names & wanted)) for names in named])
     if not chosen.any():
         raise PipelineError(f"{path} names no species of the run. Expected: a class id or name per line.")
+    unknown = [text for key, text in given.items() if not any(key in names for names in named)]
+    if unknown:
+        log(f"warning: {len(unknown)} lines of {path} name no species of the run: {', '.join(unknown[:MOST_SHOWN])}")
     return chosen
 
 

@@ -259,6 +259,11 @@ def calibrate(scores: np.ndarray, present: np.ndarray) -> tuple[float, float, np
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     unseen = cross_val_predict(model, values, present, cv=folds, method="predict_proba")[:, 1]
     model.fit(values, present)
+    if model.coef_[0, 0] <= 0:
+        raise PipelineError(
+            "Recordings with the species have no higher scores than those without it, so that no calibration and no "
+            "threshold can be found. Judge more clips, or look whether the classes are those of the run."
+        )
     return float(model.coef_[0, 0]), float(model.intercept_[0]), unseen
 
 

@@ -138,7 +138,7 @@ def check_name(text: str) -> str:
     """
     parts = text.split("/")
     if not text or "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts):
-        raise AudioError("bad_filename", ascii(text[:200]) if text else "no file name")
+        raise AudioError("bad_filename", f"{text[:200]!a}, no path below the corpus" if text else "no file name")
     return text
 
 

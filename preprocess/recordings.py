@@ -143,7 +143,9 @@ def _read(path: Path, names: list[str], build: Callable[[Iterator[list[str]]], R
                 raise PipelineError(f"{path} has other columns than expected ({', '.join(names)}). Make it again.")
             return build(_checked(reader, len(names)))
     except FileNotFoundError:
-        raise PipelineError(f"{path} is missing. Run stage 1: ./doall.sh --stage 1 --stop-stage 1") from None
+        raise PipelineError(
+            f"{path} is missing. Run stages 1 to 3 with the same --config and --set: ./doall.sh --stop-stage 3"
+        ) from None
     except (ValueError, TypeError, IndexError, UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(
             f"{path}, line {reader.line_num}: {error}. Remove the file and run stage 1 again."

@@ -53,7 +53,7 @@ def choose_sides(recordings: Sequence[Recording], train: Train) -> dict[str, str
             remedy += ", keep observations together instead of recordists (train.group_by, --group-by)"
         raise PipelineError(
             f"{reason} leaves none to choose the best epoch by. {remedy}, or add recordings: every species needs two "
-            "or more."
+            "or more that need not stay together, as those by one recordist on one day do (or on no known day)."
         )
     if not counts["train"]:
         raise PipelineError(f"train.split={train.split.name} leaves no recording to train on.")

@@ -130,7 +130,7 @@ def _draw(path: Path, minutes: Counter, detections: Counter, facts: Facts) -> No
     untimed = sum(value for slot, value in minutes.items() if slot[2] < 0)
     note = "Grey: not recorded."
     if untimed:
-        note += f" {untimed:.0f} minutes without a date and a time are not shown."
+        note += f" {untimed:.1f} minutes without a date and a time are not shown."
     figure.supxlabel(note, fontsize=8)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config import PipelineError
+from config.commandline import log
 from predict.detections import Result, on_grid
 from predict.formats import Facts, open_csv
 from predict.runfile import write_run_file
@@ -74,6 +75,8 @@ def kaggle2020(results: Iterable[Result], path: Path, facts: Facts) -> None:
                     result.ranking if np.isnan(seconds) else scores[at[0]] if len(at) else np.zeros(len(facts.species))
                 )
                 writer.writerow((row_id, _call(own, facts)))
+        if wanted:
+            log(f"warning: {len(wanted)} recordings that are asked for are not there, such as {next(iter(wanted))}")
         for rows in wanted.values():  # no such recording, or it could not be read: the row must still be there
             writer.writerows((row_id, NO_CALL) for row_id, _ in rows)
     return None
@@ -94,6 +97,7 @@ class Rows:
     def __init__(self, path: Path | None) -> None:
         """Read the competition's file, if there is one; raises PipelineError if it cannot be read."""
         self.left = {row["row_id"]: True for _, row in _read_rows(path, ("row_id",))} if path else None
+        self.count = len(self.left or ())
         self.files: dict[str, str] = {}
 
     def begin(self, name: str, result: Result) -> None:
@@ -114,7 +118,10 @@ class Rows:
         return True if self.left is None else self.left.pop(row_id, False)
 
     def rest(self) -> Iterable[str]:
-        """Return the ids that were not taken: of no recording, or a rejected one."""
+        """Return the ids that were not taken, of no recording or a rejected one, and tell how many."""
+        if self.left:
+            first = next(iter(self.left))
+            log(f"warning: {len(self.left)} of {self.count} rows that are asked for have no recording, such as {first}")
         return self.left or ()
 
 
@@ -167,6 +174,12 @@ def kaggle2023(results: Iterable[Result], path: Path, facts: Facts) -> None:
         if first is None:
             raise PipelineError(f"{facts.rows} holds no row.")
         wanted = [name for name in first[1] if name != "row_id"]
+        unknown = [name for name in wanted if name not in classes]
+        if unknown:
+            log(
+                f"warning: {len(unknown)} of {len(wanted)} columns that are asked for are no class ids of the run and "
+                f"stay 0, such as {unknown[0]}; the run has such as {classes[0]}"
+            )
     column, rows = {name: i for i, name in enumerate(classes)}, Rows(facts.rows)
     with open_csv(path) as writer:
         writer.writerow(("row_id", *wanted))

@@ -208,6 +208,13 @@ def test_toml_round_trip(tmp_path_factory, folder, limit, share, mask, own, part
     assert load(path) == config
 
 
+def test_what_is_left_out_must_exist(tmp_path):
+    path = write(tmp_path, "[train.augment]\nmixup = {}\n")
+    assert load(path, ["train.augment.mixup=false", "train.augment.warp=false"]).train.augment == {}
+    with pytest.raises(ConfigError, match=r"train\.augment\.mixp"):
+        load(path, ["train.augment.mixp=false"])
+
+
 class TestMini:
     def test_changes_the_size_and_the_names_and_nothing_else(self):
         overrides = ["data.corpus=big", "train.run=long", "train.validation=0.3"]

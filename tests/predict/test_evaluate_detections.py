@@ -19,6 +19,7 @@ from predict.evaluateDetections import (
     into_cells,
     main,
     read_detections,
+    read_table_of_detections,
 )
 from preprocess.annotations import Event, match_files, read_annotations
 from tests.conftest import run_script
@@ -118,6 +119,15 @@ def test_our_own_tables_are_read_back(tmp_path):
     cells = into_cells(known, detections, lengths, sorted(set(names.values())), 5.0)
     assert (cells.truth == (cells.scores > 0)).all()
     assert len(cells.truth) == 3 + 1  # the quiet recording is not in the truth
+
+
+def test_merged_detections_are_warned_of(tmp_path, capsys):
+    """All of a stretch has the score of its best segment."""
+    path = tmp_path / "detections.csv"
+    for merge in ("True", "False"):
+        path.write_text(f"file,start,end,class_id,score,merge\na.wav,0,60,a,0.9,{merge}\n")
+        assert len(read_table_of_detections(path)) == 1
+        assert ("Predict with --no-merge" in capsys.readouterr().out) == (merge == "True")
 
 
 def test_files_are_found_by_their_names():

@@ -149,6 +149,19 @@ def test_kaggle2021_has_all_rows_that_are_asked_for(tmp_path):
     assert table.birds.tolist() == ["amecro", "brnowl 1139490", "nocall"]
 
 
+def test_what_is_asked_for_and_not_there_is_told(tmp_path, capsys):
+    """Or a submission of zeros would look like one."""
+    sample = tmp_path / "sample.csv"
+    sample.write_text("row_id,gretit1,amecro\nother_5,0,0\nsoundscape_1_5,0,0\n")
+    written("kaggle2023", tmp_path, results=[result("soundscape_1.ogg")], rows=sample)
+    out = capsys.readouterr().out
+    assert "1 of 2 rows that are asked for have no recording, such as other_5" in out
+    assert "1 of 2 columns that are asked for are no class ids of the run and stay 0, such as gretit1" in out
+    sample.write_text("row_id,amecro\nsoundscape_1_5,0\n")
+    written("kaggle2023", tmp_path, results=[result("soundscape_1.ogg")], rows=sample)
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_kaggle2022(tmp_path):
     scape = result("soundscape_453028782.ogg")
     table = pandas.read_csv(written("kaggle2022", tmp_path, results=[scape]))

@@ -488,6 +488,26 @@ def test_a_run_from_another_machine(run_of_birds, folder, tmp_path, monkeypatch)
     assert list((tmp_path / "here").glob("predict-My Birds-*"))
 
 
+@pytest.mark.parametrize(
+    ("output", "names", "words"),
+    [
+        ("folder", ["csv"], "folder is a folder. For the format csv --output is a file"),
+        ("file.csv", ["activity"], "is a file. For the format activity --output is a folder"),
+        ("file.csv", ["csv", "raven"], "is a file. For several formats --output is a folder"),
+    ],
+)
+def test_outputs_of_the_wrong_kind_are_told_before_anything_is_scored(
+    run_of_birds, tmp_path, monkeypatch, output, names, words
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.csv").touch()
+    monkeypatch.setattr("predict.predict.open_member", lambda *_: pytest.fail("was scored"))
+    with pytest.raises(PipelineError, match=words):
+        predict([run_of_birds], [], tmp_path / output, names)
+    with pytest.raises(PipelineError, match=r"--rows .*gone\.csv is no file"):
+        predict([run_of_birds], [], tmp_path / "new.csv", ["kaggle2023"], rows=tmp_path / "gone.csv")
+
+
 def test_thresholds_that_are_not_there(run_of_birds, tmp_path):
     target = copied(run_of_birds, tmp_path)
     (target.folder / "thresholds.json").unlink(missing_ok=True)

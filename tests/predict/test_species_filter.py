@@ -14,12 +14,15 @@ SPECIES = [Species("grtit", "Parus major", "Great Tit"), Species("robin", "Erith
 HOME = (47.5, 19.0)
 
 
-def test_a_list_of_names(tmp_path):
+def test_a_list_of_names(tmp_path, capsys):
     path = tmp_path / "list.txt"
     path.write_text("\ufeff# expected\n  parus  MAJOR # the tit\nnobody\n\n", encoding="utf-8")
     assert read_list(path, SPECIES).tolist() == [1, 0]
+    assert "1 lines of" in (out := capsys.readouterr().out)
+    assert "name no species of the run: nobody" in out
     path.write_text("European Robin\ngrtit\n")
     assert read_list(path, SPECIES).tolist() == [1, 1]
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

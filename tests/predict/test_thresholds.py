@@ -149,6 +149,13 @@ def test_too_little_to_calibrate():
         calibrate(SCORES, np.arange(8) < 2)
 
 
+def test_scores_that_say_the_opposite_calibrate_nothing():
+    """As of clips that were judged at random."""
+    scores = np.linspace(0.1, 0.9, 20)
+    with pytest.raises(PipelineError, match="no calibration and no threshold can be found"):
+        calibrate(scores, scores < 0.5)
+
+
 def test_reviewed_clips(tmp_path):
     path = tmp_path / "reviewed.csv"
     path.write_text(

@@ -149,7 +149,7 @@ class TestDamage:
             read_table(path, Reject)
 
     def test_missing_table_names_the_stage(self, tmp_path):
-        with pytest.raises(PipelineError, match=r"recordings\.csv is missing.*--stage 1"):
+        with pytest.raises(PipelineError, match=r"recordings\.csv is missing.*Run stages 1 to 3.*--stop-stage 3"):
             read_table(tmp_path / "recordings.csv", Recording)
 
     def test_the_line_is_named(self, table):
