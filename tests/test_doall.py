@@ -80,7 +80,7 @@ def test_a_second_run_does_nothing_again(mini, home):
 def test_a_failing_stage_ends_in_one_line_and_the_command_to_go_on(home):
     done = shell(PROJECT / "doall.sh", "--stage", "2", "--set", "data.corpus=nowhere", *options(home)[:4])
     assert done.returncode == 1
-    assert "recordings.csv is missing. Run stage 1" in done.stderr
+    assert "recordings.csv is missing. Run stages 1 to 3" in done.stderr
     assert "--set data.corpus=nowhere" in done.stderr.splitlines()[-1]
     assert "--stage 2" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -185,7 +185,7 @@ class TestOverview:
 
 def test_without_stage_1(tmp_path):
     config = configuration.load(None, [f'data.folder="{tmp_path}"'])
-    with pytest.raises(PipelineError, match="Run stage 1"):
+    with pytest.raises(PipelineError, match="Run stages 1 to 3"):
         describe_corpus(config)
 
 
