@@ -569,7 +569,7 @@ class TestStage:
         assert "0 files resampled" in capsys.readouterr().out
 
     def test_before_stage_1(self, tmp_path):
-        with pytest.raises(PipelineError, match="stage 1"):
+        with pytest.raises(PipelineError, match="Run stages 1 to 3"):
             resample(small_config(tmp_path, tmp_path), 1)
 
 
