@@ -293,13 +293,13 @@ def load(
         ConfigError: naming the key, what was received and what is accepted.
     """
     tree = _read_with_base(Path(path)) if path else {}
-    known = _augmentations(tree)
+    known = set(_augmentations(tree))
     _assign_all(tree, [_parse_override(override) for override in overrides])
     if mini:
         for key, value in MINI.items():
             _assign(tree, key.split("."), value)
     _assign_all(tree, [_parse_override(override) for override in last])
-    _leave_out(tree.get("train"), "augment", known)
+    _leave_out_augmentations(tree, known)
     config = _build(Config, tree, "")
     _refuse_secrets(to_dict(config), "")
     for key, given in (
@@ -540,23 +540,23 @@ def _assign(tree: dict[str, Any], names: list[str], value: Any) -> None:
     table[names[-1]] = value
 
 
-def _augmentations(tree: dict[str, Any]) -> set[str]:
+def _augmentations(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the table train.augment; what is none is refused where it is built."""
     train = tree.get("train")
     table = train.get("augment") if isinstance(train, dict) else None
-    return set(table) if isinstance(table, dict) else set()
+    return table if isinstance(table, dict) else {}
 
 
-def _leave_out(section: Any, key: str, known: typing.Collection[str]) -> None:
-    """Remove what is set to false from a table of tables; what a file did not name must at least exist."""
-    table = section.get(key) if isinstance(section, dict) else None
-    if isinstance(table, dict):
-        odd = [name for name, value in table.items() if value is False and name not in known]
-        if odd:
+def _leave_out_augmentations(tree: dict[str, Any], known: typing.Collection[str]) -> None:
+    """Remove the augmentations that are set to false; those that a file did not name must at least exist."""
+    table = _augmentations(tree)
+    left_out = [name for name, value in table.items() if value is False]
+    for name in left_out:
+        if name not in known:
             from train.augment import AUGMENTATIONS  # here, as it takes Keras
 
-            for name in odd:
-                check_choice(name, AUGMENTATIONS, f"key train.{key}.{name}")
-        section[key] = {name: value for name, value in table.items() if value is not False}
+            check_choice(name, AUGMENTATIONS, f"key train.augment.{name}")
+        del table[name]
 
 
 def change(section: T, where: str, **values: Any) -> T:

@@ -42,7 +42,7 @@ from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
 from preprocess.recordings import Recording, read_table
 from preprocess.resample import wav_folder, wav_name
-from preprocess.segments import open_shards, open_view
+from preprocess.segments import has_shards, open_shards, open_view
 from train.metrics import without_nan
 from train.run import Run, last_run, write_text
 
@@ -119,7 +119,7 @@ def find_examples(config: Config, forms: dict[str, Any]) -> dict[str, np.ndarray
         if len(found) < EXAMPLES and len(sound := wav_samples(path)) >= samples:
             found.append(np.array(sound[:samples], np.float32) / FULL_SCALE)
     examples["waveforms"][: len(found)] = found or examples["waveforms"][:0]
-    if not any(features_folder(config).glob("train-*.h5")):  # removed, such as to save space
+    if not has_shards(features_folder(config), "train"):
         return examples
     shards = open_shards(features_folder(config), "train")
     reader = open_view(shards, config.features)

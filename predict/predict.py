@@ -331,8 +331,9 @@ def predict(
         if name == "birdclef2016" and len(targets) == 1 and not (inputs or settings or monitor or expected):
             with contextlib.suppress(OSError):  # a run may be read-only
                 first.note_prediction(path, members[0].config.train.monitor)
+    discard = discard and bool(inputs)
     report(members[0].config, facts, count, written, discard)
-    if discard and inputs:
+    if discard:
         for member in members:
             shutil.rmtree(member.config.corpus_dir, ignore_errors=True)
     return written

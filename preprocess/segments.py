@@ -180,6 +180,11 @@ def open_view(shards: Sequence[Shard], features: Features) -> SegmentReader:
     )
 
 
+def has_shards(folder: Path, part: str) -> bool:
+    """Tell whether there is any shard of a part; they may have been removed, to save space."""
+    return any(folder.glob(f"{part}-*.h5"))
+
+
 def open_shards(folder: Path, part: str) -> list[Shard]:
     """Open all shards of a part (train or test) in the order of the manifest.
 

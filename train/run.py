@@ -124,8 +124,9 @@ class Run:
         if self.has_state():  # before the first epoch is done there is nothing to mix up
             self.check_same(config)
             self.check_stamp(stamp)
-            with self._open_state():  # before the figures of a finished run go
-                pass
+            if (self.folder / "metrics.json").exists():  # the figures of a finished run go only if it can go on
+                with self._open_state():
+                    pass
             if self.read_split() != split:  # such as after a change of groups, which the features do not depend on
                 raise PipelineError(
                     f"The sides of the recordings have changed since {self.folder} was started, so that it would be "

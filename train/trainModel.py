@@ -34,7 +34,7 @@ from preprocess.alone import alone
 from preprocess.loadData import features_folder
 from preprocess.recipes import describe, open_recipe
 from preprocess.recordings import Recording, Species, read_table
-from preprocess.segments import SegmentReader, open_shards, open_view
+from preprocess.segments import SegmentReader, has_shards, open_shards, open_view
 from preprocess.shards import Shard, read_stamp
 from preprocess.split import held_back, split
 from train.metrics import per_class, without_nan
@@ -54,9 +54,8 @@ from train.run import (
 from train.scored import Scored, soften, write_scored
 from train.workers import agree, joined, of_the_first, without_tensorflow
 
-MOST_TOLD_APART = (
-    1000  # recordings that validate where every one is a class of its own: time and memory are by its square
-)
+# Recordings that validate where every one is a class of its own; time and memory go by the square of how many.
+MOST_TOLD_APART = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +67,7 @@ class Dataset:
     labels: np.ndarray  # int [recordings]
     background: csr_array  # bool [recordings, classes]; whole corpora would not fit into memory as dense arrays
     sides: np.ndarray  # str [recordings]: train, validation, holdout or unused
-    validating: np.ndarray | None = (
-        None  # indices of the training recordings that validate, where there is no such side
-    )
+    validating: np.ndarray | None = None  # indices of those that validate, where there is no such side
 
     def side(self, name: str) -> np.ndarray:
         """Return the indices of one side."""
@@ -178,7 +175,7 @@ def train(config: Config, stops: Callable[[list[dict[str, float]]], bool] = lamb
     agree(identity(config), config.train.epochs, config.train.patience, finished)
     if finished:
         moved = target.read_config().data.options.get("root") != config.data.options.get("root")
-        if moved or any(features_folder(config).glob("train-*.h5")):  # they may have been removed, to save space
+        if moved or has_shards(features_folder(config), "train"):
             shards = open_shards(features_folder(config), "train")
             target.check_stamp(stamp_features(config, shards, open_view(shards, config.features)))
         target.take_prediction(config)
@@ -390,9 +387,8 @@ def recorder_callback(
             set_plateau_scale(self.model, plateau_scale(history, settings.plateau_factor, settings.plateau_patience))
 
         def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-            rate = self.pace.step(
-                batch, time.monotonic()
-            )  # its end is not asked for, or Keras would wait for the device
+            # Not at the end of a step, or Keras would wait for the device each time.
+            rate = self.pace.step(batch, time.monotonic())
             if rate:
                 left = (batches.steps - batch) / rate
                 log(f"  step {batch} of {batches.steps}, {rate * batches.batch_size:.3g} segments/s, {left:.0f} s left")

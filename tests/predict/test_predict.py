@@ -447,6 +447,16 @@ def test_what_was_rejected_is_told_before_its_list_is_discarded(run_of_birds, fo
     assert "rejected.csv" not in out
 
 
+def test_nothing_is_discarded_without_inputs(run_of_birds, trained, tmp_path, monkeypatch, capsys):
+    """The corpus of the run stays, and so does its list of rejects."""
+    monkeypatch.setattr("predict.predict.rejects_of", lambda _: [Reject("broken.wav", "resample", "unreadable", "")])
+    predict([run_of_birds], [], tmp_path / "run.csv", discard=True)
+    out = capsys.readouterr().out
+    assert "rejected: broken.wav" not in out
+    assert "what was rejected is listed in" in out
+    assert trained.corpus_dir.is_dir()
+
+
 def test_inputs_of_one_name_have_results_of_their_own(run_of_birds, tmp_path, monkeypatch):
     """As of two cards of recorders; the same inputs have the same name again."""
     monkeypatch.setattr("predict.outputs.PREDICTIONS", tmp_path / "predict")
