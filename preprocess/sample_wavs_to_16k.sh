@@ -39,20 +39,18 @@ done
 command -v sox >/dev/null || fail "sox is missing. Install it: apt-get install sox libsox-fmt-all (or: dnf install sox, brew install sox)"
 [ -z "$files_from" ] || [ "$files_from" = - ] || [ -r "$files_from" ] || fail "there is no list $files_from"
 [ -d "${folders[0]}" ] || fail "there is no folder ${folders[0]}"
-in_dir=$(cd "${folders[0]}" && pwd)
+in_dir=$(cd "${folders[0]}" && pwd -P)
 out_dir=${folders[1]:-$(dirname "$in_dir")/wav_$(awk "BEGIN { print $rate / 1000 }")khz}
 mkdir -p "$out_dir" 2>/dev/null || fail "cannot make the folder $out_dir"
-out_dir=$(cd "$out_dir" && pwd)
-[ "$in_dir" != "$out_dir" ] || fail "IN_DIR and OUT_DIR are the same folder"
+out_dir=$(cd "$out_dir" && pwd -P)
+[ ! "$in_dir" -ef "$out_dir" ] || fail "IN_DIR and OUT_DIR are the same folder"
 [ -w "$out_dir" ] || fail "cannot write to $out_dir"
 
 list_inputs() { # NUL-separated paths relative to in_dir, in a fixed order
   if [ -n "$files_from" ]; then
     case $files_from in -) cat ;; *) cat -- "$files_from" ;; esac | tr '\n' '\0'
   else
-    local outputs # as find takes it: a pattern
-    outputs=$(printf %s "./${out_dir#"$in_dir"/}" | sed 's/[][*?\\]/\\&/g')
-    (cd "$in_dir" && find . -path "$outputs" -prune -o \( -type f -o -type l \) ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
+    (cd "$in_dir" && find . -samefile "$out_dir" -prune -o \( -type f -o -type l \) ! -name '.*' \( -iname '*.wav' -o -iname '*.flac' \
       -o -iname '*.mp3' -o -iname '*.ogg' -o -iname '*.oga' -o -iname '*.opus' -o -iname '*.aif' -o -iname '*.aiff' \
       -o -iname '*.au' -o -iname '*.w64' -o -iname '*.wv' -o -iname '*.caf' -o -iname '*.m4a' -o -iname '*.mp4' \
       -o -iname '*.aac' -o -iname '*.amr' -o -iname '*.3gp' -o -iname '*.webm' -o -iname '*.wma' -o -iname '*.mka' \) -print0) | LC_ALL=C sort -z
@@ -165,6 +163,7 @@ todo=() kept=0
 while IFS= read -r -d '' file || [ -n "$file" ]; do # the last one of a list may lack its end of line
   [ -n "$file" ] || continue
   file=${file#./}
+  case /$file/ in //*|*/../*) fail "a listed file lies outside of IN_DIR: $file" ;; esac
   output_name "$file"
   if [ "$out" -nt "$in_dir/$file" ]; then
     [ $kept -gt 0 ] || check_rate

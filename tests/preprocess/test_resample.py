@@ -346,6 +346,13 @@ class TestOptions:
         assert done.returncode == 0
         assert rejected(tmp_path / "out") == {"missing.wav": "empty"}
 
+    @pytest.mark.parametrize("name", ["../b.wav", "x/../../b.wav", "./../b.wav", "/b.wav", "x/.."])
+    def test_a_listed_file_elsewhere_is_refused(self, three_files, tmp_path, name):
+        done = run("--files-from", "-", three_files, tmp_path / "in/out", stdin=f"a b.wav\n{name}\n")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "lies outside of IN_DIR" in done.stderr
+        assert not list(tmp_path.rglob("*.wav"))
+
     @pytest.mark.parametrize(
         ("arguments", "word"),
         [
@@ -600,6 +607,38 @@ def test_an_output_folder_inside_whose_name_is_a_pattern(tmp_path):
         )
         assert done.returncode == 0
     assert [path.name for path in tmp_path.rglob("*.wav")] == ["a.wav", "a.wav"]
+
+
+class TestOtherNamesOfAFolder:
+    """No recording is overwritten by its resampled self, whatever its folder is called."""
+
+    @pytest.fixture
+    def real(self, tmp_path) -> Path:
+        (tmp_path / "real").mkdir()
+        soundfile.write(tmp_path / "real/a.wav", noise(0.2, 44_100), 44_100)
+        (tmp_path / "link").symlink_to("real")
+        return tmp_path / "real"
+
+    def test_the_same_one_by_a_link(self, real, tmp_path):
+        before = (real / "a.wav").read_bytes()
+        for folders in ((real, tmp_path / "link"), (tmp_path / "link", real)):
+            done = run(*folders)
+            assert (done.returncode, done.stderr) == (1, "error: IN_DIR and OUT_DIR are the same folder\n")
+        assert (real / "a.wav").read_bytes() == before
+
+    def test_the_same_one_by_a_mount(self, real, tmp_path):
+        (tmp_path / "mounted").mkdir()
+        if subprocess.run(["mount", "--bind", real, tmp_path / "mounted"], capture_output=True).returncode:
+            pytest.skip("no permission to mount a folder")
+        try:
+            assert "same folder" in run(real, tmp_path / "mounted").stderr
+        finally:
+            subprocess.run(["umount", "--lazy", tmp_path / "mounted"], check=True)
+
+    def test_one_inside(self, real, tmp_path):
+        for _ in range(3):
+            assert run(tmp_path / "link", real / "out").returncode == 0
+        assert [path.relative_to(real).as_posix() for path in sorted(real.rglob("*.wav"))] == ["a.wav", "out/a.wav"]
 
 
 def ffmpeg(*arguments: object) -> None:
