@@ -73,6 +73,14 @@ promise() { # how many bytes of sound the header of a WAV promises
   at=$(head -c 65536 "$in" | LC_ALL=C grep -abo data | head -n 1 | cut -d: -f1)
   [ -z "$at" ] || od -An -t u4 -j $((at + 4)) -N 4 "$in" | tr -d " "
 }
+mp3_seconds() { # what an MP3 promises in its first frame, behind ID3; 0 where there is no such tag, and sox would guess
+  at=$(od -An -t u1 -N 10 "$in" | awk "{ print (\$1 \$2 \$3 == 736851) * (10 + \$10 + 128 * (\$9 + 128 * (\$8 + 128 * \$7))) }")
+  tag=$(tail -c +$((at + 1)) "$in" | head -c 256 | LC_ALL=C grep -abo -e Xing -e Info -e VBRI | head -n 1)
+  [ -n "$tag" ] || { echo 0; return; }
+  case $tag in *VBRI) count=14 ;; *) count=8 ;; esac
+  od -An -v -t u1 -j $((at + ${tag%%:*} + count)) -N 4 "$in" | awk -v rate="$(soxi -r "$in" 2>/dev/null)" \
+    "rate { print (((\$1 * 256 + \$2) * 256 + \$3) * 256 + \$4) * (rate < 32000 ? 576 : 1152) / rate }"
+}
 make() { # with options for the input
   said=$({ sox -R "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
   case $said in
@@ -138,7 +146,7 @@ for file; do
   case $in in
     *.[mM][pP]3|*.[mM]4[aA]|*.[mM][pP]4|*.3[gG][pP]|*.[wW][eE][bB][mM]|*.[wW][mM][aA]|*.[mM][kK][aA])
       case $in in # what is left of a cut file is read without a word: compare with the length in its header
-        *.[mM][pP]3) seconds=$(soxi -D "$in" 2>/dev/null || echo 0) ;;
+        *.[mM][pP]3) seconds=$(mp3_seconds) ;;
         *) # that of the sound, or where only the file has one that of the file
           seconds=$(ffprobe -v error -select_streams a:0 -show_entries stream=duration:format=duration -of default=nk=1:nw=1 \
             "file:$in" 2>/dev/null | grep -m 1 "^[0-9]" || echo 0) ;;

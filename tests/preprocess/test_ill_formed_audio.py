@@ -401,6 +401,43 @@ class TestProbe:
         assert rate == 44_100
         assert duration == pytest.approx(2, abs=0.06)
 
+    @pytest.mark.parametrize("suffix", ["aiff", "au", "w64", "wav", "ogg"])
+    @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+    def test_cut_files(self, tmp_path, suffix, share):
+        """Of Ogg the last share lies within its last page."""
+        path = tmp_path / f"a.{suffix}"
+        subtype = "VORBIS" if suffix == "ogg" else "PCM_16"
+        soundfile.write(path, tone(1500, 2), 44_100, subtype=subtype)
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"TAG" + bytes(125))
+        assert probe(path) == (pytest.approx(2, abs=0.01), 44_100)  # of W64, libsndfile takes the rest for sound
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(AudioError, match="truncated"):
+            probe(path)
+
+    @pytest.mark.parametrize(
+        ("suffix", "before", "length"), [("aiff", b"SSND", 0x7F000008), ("au", b".snd\0\0\0\x18", -1)]
+    )
+    def test_other_files_that_were_written_into_a_pipe(self, tmp_path, suffix, before, length):
+        path = tmp_path / f"a.{suffix}"
+        soundfile.write(path, tone(1500, 1), 44_100, subtype="PCM_16")
+        content = path.read_bytes()
+        at = content.index(before) + len(before)
+        path.write_bytes(content[:at] + struct.pack(">I", length & 0xFFFFFFFF) + content[at + 4 :])
+        assert probe(path) == (1.0, 44_100)
+
+    def test_an_mp3_promises_what_its_first_frame_says(self, tmp_path):
+        """Without the tag in there nothing: libsndfile guesses by the bit rate."""
+        path = tmp_path / "a.mp3"
+        soundfile.write(path, tone(1500, 2), 44_100, subtype="MPEG_LAYER_III")
+        content = path.read_bytes()
+        title = b"ID3\x03\0\0\0\0\x20\0" + bytes(0x20 << 7)
+        path.write_bytes(title + content)
+        assert probe(path)[0] == pytest.approx(2, abs=0.06)
+        for bare in (content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)), title + content[2000:]):
+            path.write_bytes(bare)
+            assert probe(path) == (0.0, 44_100)
+
     def test_formats_that_only_sox_reads_are_left_to_it(self, tmp_path):
         (tmp_path / "a.wv").write_bytes(b"wvpk" + bytes(100))
         assert probe(tmp_path / "a.wv") == (0.0, 0)

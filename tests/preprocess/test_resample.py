@@ -493,6 +493,22 @@ class TestRejects:
         assert run(folder, tmp_path / "out").returncode == 0
         assert (tmp_path / "out/open.wav").read_bytes() == sox(tmp_path / "whole.wav", tmp_path / "expected.wav")
 
+    def test_mp3s_that_promise_no_length(self, tmp_path):
+        """sox guesses by the size of the file, of which some is no sound, or by the bit rate of the first frames."""
+        folder = tmp_path / "in"
+        folder.mkdir()
+        rate = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+        soundfile.write(folder / "a.mp3", noise(10.0, 44_100), 44_100, subtype="MPEG_LAYER_III", **rate)
+        whole = (folder / "a.mp3").read_bytes()
+        bare = whole.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+        title = b"ID3\x03\0\0\0\0\x20\0" + bytes(0x20 << 7)
+        (folder / "b.mp3").write_bytes(whole + bytes(len(whole)))
+        (folder / "c.mp3").write_bytes(title + bare + bytes(len(whole)))
+        (folder / "cut.mp3").write_bytes(title + whole[: len(whole) // 2])
+        assert run(folder, tmp_path / "out").returncode == 0
+        assert rejected(tmp_path / "out") == {"cut.mp3": "truncated"}
+        assert min(len(naive.read_wav(path)) for path in (tmp_path / "out").glob("*.wav")) >= 160_000
+
     def test_rejected_ones_are_tried_again_and_reported_again(self, with_bad_files):
         folder, out, _ = with_bad_files
         before = rejected(out)
