@@ -49,8 +49,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 for number in "$stage" "$stop_stage" "$jobs"; do
-  case $number in ''|*[!0-9]*) echo "error: expected a number, received '$number'; see --help" >&2; exit 2 ;; esac
+  case $number in ''|*[!0-9]*|?????*) echo "error: expected a number, received '$number'; see --help" >&2; exit 2 ;; esac
 done
+stage=$((10#$stage)) stop_stage=$((10#$stop_stage)) # 05 is 5
 if [ "$stop_stage" -gt 6 ] || [ "$stage" -gt "$stop_stage" ]; then
   echo "error: --stage is at most --stop-stage, and that at most 6; received $stage and $stop_stage" >&2; exit 2
 fi

@@ -6,7 +6,7 @@
 # OUT_DIR (default: IN_DIR/../wav_16khz, or wav_<kHz>khz for another rate) mirrors IN_DIR; other formats than WAV get ".wav" appended.
 # Files that are there and newer than their input are kept, so an interrupted run just goes on; each file is
 # written under a temporary name and renamed when whole. What sox cannot use is listed with its reason in
-# OUT_DIR/rejected.csv (or FILE): empty, unreadable, truncated, no_samples, too_long. Recordings that would clip are attenuated (sox -G).
+# OUT_DIR/rejected.csv (or FILE): empty, unreadable, truncated, no_samples, too_long, bad_filename. Recordings that would clip are attenuated (sox -G).
 # ffmpeg opens M4A, MP4, AAC, AMR, 3GP, WebM, WMA, MKA and Opus; without it these are rejected: no_ffmpeg.
 set -euo pipefail
 unset CDPATH
@@ -34,7 +34,8 @@ while [ $# -gt 0 ]; do
 done
 [ ${#folders[@]} -ge 1 ] && [ ${#folders[@]} -le 2 ] || { usage >&2; exit 2; }
 [[ $rate =~ ^[1-9][0-9]{2,5}$ ]] || fail "--rate is a number of Hz, received $rate"
-[[ $jobs =~ ^[0-9]+$ ]] || fail "--jobs is a number of processes, received $jobs"
+[[ $jobs =~ ^[0-9]{1,4}$ ]] || fail "--jobs is a number of processes, received $jobs"
+jobs=$((10#$jobs))
 [ "$jobs" -gt 0 ] || jobs=$(getconf _NPROCESSORS_ONLN)
 command -v sox >/dev/null || fail "sox is missing. Install it: apt-get install sox libsox-fmt-all (or: dnf install sox, brew install sox)"
 [ -z "$files_from" ] || [ "$files_from" = - ] || [ -r "$files_from" ] || fail "there is no list $files_from"
@@ -81,10 +82,18 @@ mp3_seconds() { # what an MP3 promises in its first frame, behind ID3; 0 where t
   od -An -v -t u1 -j $((at + ${tag%%:*} + count)) -N 4 "$in" | awk -v rate="$(soxi -r "$in" 2>/dev/null)" \
     "rate { print (((\$1 * 256 + \$2) * 256 + \$3) * 256 + \$4) * (rate < 32000 ? 576 : 1152) / rate }"
 }
+only_message() { # take the names of files, which may have any words, out of what was said
+  for name in "$part" "$source" "$in"; do
+    while case $said in *"$name"*) ;; *) false ;; esac; do said=${said%%"$name"*}${said#*"$name"}; done
+  done
+}
 make() { # with options for the input
   said=$({ sox -R "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
+  only_message
   case $said in
-    *clipped*) said=$({ sox -R -G "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$? ;;
+    *clipped*)
+      said=$({ sox -R -G "$@" "$source" -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) && status=0 || status=$?
+      only_message ;;
   esac
   size=$(wc -c < "$part")
 }
@@ -93,6 +102,7 @@ decode() { # with options: what sox has no library for; ffmpeg opens no format t
     -format_whitelist mov,mp4,m4a,3gp,3g2,mj2,aac,amr,matroska,webm,asf,ogg -i "file:$in" -map 0:a:0 -bitexact \
     -c:a pcm_f32be -f au - || echo "; ffmpeg ended with $?" >&2; } | sox -R "$@" -t au - -t wav -b 16 -c 1 -r "$rate" - > "$part"; } 2>&1) \
     && status=0 || status=$?
+  only_message
   size=$(wc -c < "$part")
 }
 last=
@@ -116,7 +126,7 @@ for file; do
       case $said in *clipped*) decode -G ;; esac
       said=$(printf %s "$said" | sed "s/^\[[^]]* @ 0x[0-9a-f]*\] //")
       case $said in
-        *"No space left"*|*"error writing output"*) ;;
+        *"No space left"*|*"error writing output"*|*"name too long"*) ;;
         *"partial file"*|*"moov atom not found"*) rm -f "$part"; said=${said%%; ffmpeg ended*}; report reject truncated; continue ;;
         *"ffmpeg ended"*) said=${said%%; ffmpeg ended*}; rm -f "$part"; report reject unreadable; continue ;;
         *) [ "$status" -ne 0 ] || said= ;; # of damage that ffmpeg could do without
@@ -130,6 +140,7 @@ for file; do
   esac
   case $said in
     *"No space left"*|*"error writing output"*|*"ermission denied"*|*"Read-only"*) rm -f "$part"; report fatal; exit 255 ;;
+    *"name too long"*) said="its name is so long that no ending can follow"; report reject bad_filename; continue ;;
     *"Premature EOF"*|*LOST_SYNC*|*"MD5 checksum mismatch"*) rm -f "$part"; report reject truncated; continue ;;
   esac
   if [ "$status" -ge 128 ]; then rm -f "$part"; said="sox ended by signal $((status - 128))"; report fatal; exit 255; fi
@@ -203,8 +214,9 @@ if [ "$total" -gt 0 ]; then
         printf '%s,resample,%s,%s\n' "$(csv "$file")" "$reason" "$(csv "$detail")" >&3 ;;
       fatal*) take_apart "$record"; fatal="$file: $detail" ;;
     esac
-    if [ "$SECONDS" -ge "$next" ]; then
-      done=$((made + rejected)) next=$((SECONDS + 20))
+    done=$((made + rejected))
+    if [ "$SECONDS" -ge "$next" ] && [ $done -gt 0 ]; then
+      next=$((SECONDS + 20))
       echo "$(date +%Y-%m-%dT%H:%M:%S)   $done of $total files, $((done / SECONDS))/s, $(((total - done) * SECONDS / done)) s left"
     fi
   done < <(printf '%s\0' "${todo[@]}" | xargs -0 -n "$batch" -P "$jobs" sh -c "$worker" sh "$in_dir" "$out_dir" "$rate" 2>/dev/null || true)

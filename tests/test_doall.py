@@ -143,6 +143,8 @@ def test_options_of_doall():
         (["--bogus"], "unknown option --bogus"),
         (["--stage"], "--stage needs a value"),
         (["--stage", "x"], "expected a number"),
+        (["--stage", "9" * 20], "expected a number"),
+        (["--stage", "05", "--set", "predict.pool=max"], "use --stage 4 with predict.pool=max"),
         (["--config", "/nope.toml"], "there is no configuration"),
         (["--stage", "5", "--set", "predict.pool=max"], "use --stage 4 with predict.pool=max"),
     ):

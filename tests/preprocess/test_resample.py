@@ -328,6 +328,9 @@ class TestOptions:
         assert run(three_files, tmp_path / "out").returncode == 0
         assert rejected(tmp_path / "out") == {"a b.wav": "unreadable"}
 
+    def test_a_number_with_a_zero_before_it(self, three_files, tmp_path):
+        assert run(three_files, tmp_path / "out", "--jobs", "08").returncode == 0
+
     def test_files_from(self, three_files, tmp_path):
         (tmp_path / "list").write_text("x/b.wav\nc.flac\n")
         assert run(three_files, tmp_path / "out", "--files-from", tmp_path / "list").returncode == 0
@@ -359,6 +362,7 @@ class TestOptions:
             (["--rate", "abc"], "--rate"),
             (["--rate", "0"], "--rate"),
             (["--jobs", "-1"], "--jobs"),
+            (["--jobs", "9" * 20], "--jobs"),
             (["--jobs"], "--jobs needs a value"),
             (["--speed", "1"], "--speed"),
             (["--files-from", "/no/such/list"], "/no/such/list"),
@@ -516,6 +520,26 @@ class TestRejects:
         assert "0 files resampled" in done.stdout
         assert rejected(out) == before
 
+    def test_a_name_that_leaves_no_room_for_an_ending(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for name in ("a", "b" * 249):
+            soundfile.write(tmp_path / "in" / f"{name}.wav", noise(0.2, 16_000), 16_000)
+        assert run(tmp_path / "in", tmp_path / "out").returncode == 0
+        assert rejected(tmp_path / "out") == {f"{'b' * 249}.wav": "bad_filename"}
+
+    @pytest.mark.parametrize("words", ["No space left", "Premature EOF", "clipped", "WARN Permission denied FAIL"])
+    def test_the_name_of_a_folder_is_no_message(self, tmp_path, words):
+        folder = tmp_path / words / "in [x]"
+        folder.mkdir(parents=True)
+        samples = noise(0.3, 44_100, channels=2)
+        soundfile.write(folder / "a.wav", samples, 44_100)
+        (folder / "b.flac").write_text("no audio " * 50)
+        (folder / "c.wav").write_bytes((folder / "a.wav").read_bytes()[:9000])
+        done = run(folder, tmp_path / words / "out")
+        assert done.returncode == 0, done.stderr
+        assert rejected(tmp_path / words / "out") == {"b.flac": "unreadable", "c.wav": "truncated"}
+        assert words not in (tmp_path / words / "out/rejected.csv").read_text().replace("Premature EOF on .wav", "")
+
     def test_not_one_good_file(self, tmp_path):
         (tmp_path / "in").mkdir()
         (tmp_path / "in/a.wav").touch()
@@ -543,6 +567,21 @@ class TestFullDisk:
         assert "No space left" in done.stderr
         assert done.stderr.count("\n") == 1
         assert left == []
+
+    def test_that_is_found_late(self, one_file, tmp_path):
+        """After the time of the first line about progress, before anything was done."""
+        fake = tmp_path / "bin" / "sox"
+        fake.parent.mkdir()
+        fake.write_text("#!/bin/sh\nsleep 2\necho No space left on device >&2\nexit 2\n")
+        fake.chmod(0o755)
+        script = tmp_path / "bin" / "resample.sh"
+        script.write_text(SCRIPT.read_text().replace("next=20", "next=1"))
+        script.chmod(0o755)
+        command = [script, one_file, tmp_path / "out"]
+        path = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | path, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "No space left" in done.stderr
 
     def test_goes_on_when_there_is_room(self, one_file, tmp_path):
         with small_disk(tmp_path / "disk", 24) as disk:
