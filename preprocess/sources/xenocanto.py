@@ -5,7 +5,7 @@ alone; it is in no file, log line or error. Once all is downloaded, neither key 
 
     raw/pages/<query>/00001.json     answers, kept: remove the folder to ask again
     raw/audio/<Genus_species>/XC<number>.mp3
-    raw/refused.csv                  recordings without a file that may be had
+    raw/refused.csv                  recordings without a file that may be had: remove it to ask for them again
 
 A folder in this layout from elsewhere is taken as it is with --set data.root=FOLDER: nothing is asked for.
 
@@ -40,6 +40,7 @@ KEY_VARIABLE = "XENO_CANTO_KEY"
 PAUSE_SECONDS = 1.0  # between two requests: the API's limit
 MAX_PAGE_BYTES = 1 << 26  # 500 recordings take 1 MB
 MAX_PAGES = 10_000
+FAILURES_IN_A_ROW = 3  # files that cannot be had, one after the other, after which it is the server
 _QUALITY = {"A": "1", "B": "2", "C": "3", "D": "4", "E": "5"}
 _NO_SPECIES = frozenset(("mystery", "sonus", "soundscape"))  # genera that stand for no single species
 _TAG = re.compile(r"[a-z-]+:(\"[^\"]*\"|[^\s\"]+)", re.IGNORECASE)
@@ -79,23 +80,45 @@ class Source:
             fetch_pages(client, query, self.per_page, raw / "pages" / _page_folder(query, self.per_page), bool(limit))
         corpus = self._listed(raw)
         wanted = limit_recordings(corpus, limit).recordings
-        todo = [row for row in wanted if not (raw / row.file).is_file()]
-        addresses = {_text(row, "id"): row for row in self._answers(raw)}
-        refused = list(corpus.rejects)
-        for row in progress(todo, len(todo), "recordings"):
+        missing = {row.file for row in wanted if not (raw / row.file).is_file()}
+        known = [row for row in _read_refused(raw) if row.reason == "not_available" and row.file in missing]
+        missing -= {row.file for row in known}
+        refused = self._download(client, [row for row in wanted if row.file in missing], raw)
+        _write_refused(raw / "refused.csv", [*corpus.rejects, *known, *refused])
+        return raw
+
+    def _download(self, client: "Client", rows: list[Recording], raw: Path) -> list[Reject]:
+        """Download recordings and return those that cannot be had.
+
+        Raises:
+            PipelineError: if the server fails for `FAILURES_IN_A_ROW` of them.
+        """
+        if not rows:
+            return []
+        wanted = {row.media_id.removeprefix("XC") for row in rows}
+        answers = ((_text(answer, "id"), answer) for answer in self._answers(raw))
+        addresses = {number: _address(answer, self.url) for number, answer in answers if number in wanted}
+        refused, failures = [], 0
+        for row in progress(rows, len(rows), "recordings"):
             try:
-                client.download(_address(addresses[row.media_id.removeprefix("XC")], self.url), raw / row.file)
+                client.download(addresses[row.media_id.removeprefix("XC")], raw / row.file)
+                failures = 0
             except AudioError as error:
                 refused.append(Reject(row.file, "fetch", error.reason, error.detail))
-        _write_refused(raw / "refused.csv", refused)
-        return raw
+                failures = 0
+            except download.GaveUpError as error:
+                failures += 1
+                if failures == FAILURES_IN_A_ROW:
+                    raise
+                refused.append(Reject(row.file, "fetch", "not_available", str(error).partition(";")[0]))
+        return refused
 
     def read(self, root: Path) -> Corpus:
         """Return the recordings that were downloaded, and for the others the reason why they were not."""
         corpus = self._listed(root)
         rows = [row for row in corpus.recordings if (root / row.file).is_file()]
         present = {row.class_id for row in rows}
-        rejects = read_table(root / "refused.csv", Reject) if (root / "refused.csv").exists() else []
+        rejects = _read_refused(root)
         if self.root:
             told = {reject.file for reject in rejects}
             rejects += [reject for reject in corpus.rejects if reject.file not in told]
@@ -195,6 +218,7 @@ class Client:
             raise ConfigError(f"Invalid value for data.url. Received: {url!r}. Expected: an https address.")
         self.url = url
         self.last = -PAUSE_SECONDS
+        self.reached = False
 
     def ask(self, query: str, page: int, per_page: int) -> dict[str, Any]:
         """Return one page of an answer; waits and asks again where the server is busy or the answer is damaged.
@@ -221,6 +245,7 @@ class Client:
                         raise PipelineError(f"{what}: an answer of more than {MAX_PAGE_BYTES} bytes.")
                     if answer.length:  # read(n) does not say that the connection dropped
                         raise http.client.IncompleteRead(b"", answer.length)
+                self.reached = True
                 return check_page(json.loads(content.replace(key.encode(), b"KEY")))
             except urllib.error.HTTPError as error:
                 reason = f"the server answered {error.code}: {_message(error, key)}"
@@ -242,12 +267,15 @@ class Client:
 
         Raises:
             AudioError: reason not_available, if the server refuses this one for good.
+            PipelineError: see `download.download`.
         """
         self._pause()
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
-            download.download(url, destination, 0)
+            download.download(url, destination, 0, self.reached)
+            self.reached = True
         except download.RefusedError as error:
+            self.reached = True
             partial = destination.with_name(destination.name + ".part")
             if "answered 416" in str(error) and partial.exists():  # it was whole, or is another file by now
                 partial.unlink()
@@ -400,7 +428,12 @@ def _numbers(manifest: str) -> set[str]:
         raise PipelineError(f"data.known: {error}") from None
 
 
+def _read_refused(raw: Path) -> list[Reject]:
+    """Return what earlier downloads could not have."""
+    return read_table(raw / "refused.csv", Reject) if (raw / "refused.csv").exists() else []
+
+
 def _write_refused(path: Path, refused: list[Reject]) -> None:
     """Write refused.csv, unless it says the same: its time is part of the corpus's fingerprint."""
-    if not path.exists() or read_table(path, Reject) != refused:
+    if not path.exists() or _read_refused(path.parent) != refused:
         write_table(path, Reject, refused)

@@ -1,12 +1,17 @@
 """Downloads from a server that misbehaves, and archives that are damaged or mean harm."""
 
 import contextlib
+import errno
+import http.client
 import http.server
 import io
 import shutil
 import socket
+import ssl
 import tarfile
 import threading
+import urllib.error
+import urllib.request
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -16,6 +21,7 @@ import pytest
 
 from config import PipelineError
 from preprocess import download
+from tests.preprocess.disk import small_disk
 
 CONTENT = np.random.default_rng(0).bytes(3 << 20)
 
@@ -210,6 +216,51 @@ class TestDownload:
         with pytest.raises(PipelineError, match=r"cannot be reached.*Name or service.*data\.root"):
             download.download("http://birds.invalid/a.bin", tmp_path / "a.bin", 0)
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            urllib.error.URLError(socket.gaierror(-3, "Temporary failure in name resolution")),
+            urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable")),
+            urllib.error.URLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")),
+        ],
+    )
+    @pytest.mark.parametrize("before", [None, drop(1000), 503])
+    def test_a_network_that_is_gone_for_a_moment(self, server, tmp_path, monkeypatch, error, before):
+        """It is waited for, but not before anything has been reached."""
+        opened, answers = urllib.request.urlopen, [error] if before is None else [None, error]
+
+        def open_or_fail(request, timeout):
+            if answers and (failure := answers.pop(0)):
+                raise failure
+            return opened(request, timeout=timeout)
+
+        monkeypatch.setattr(urllib.request, "urlopen", open_or_fail)
+        if before is None:
+            with pytest.raises(PipelineError, match="cannot be reached"):
+                self.fetch(server, tmp_path)
+            answers.append(error)
+            download.download(server.url("a.bin"), tmp_path / "a.bin", len(CONTENT), reached=True)
+        else:
+            server.script = [before]
+            assert self.fetch(server, tmp_path).read_bytes() == CONTENT
+        assert answers == []
+
+    def test_a_connection_that_breaks_while_it_is_read(self, server, tmp_path, monkeypatch):
+        read, failures = http.client.HTTPResponse.read, [ssl.SSLError(1, "decryption failed or bad record mac")]
+
+        def fail(answer, *count):
+            if failures:
+                raise failures.pop()
+            return read(answer, *count)
+
+        monkeypatch.setattr(http.client.HTTPResponse, "read", fail)
+        assert self.fetch(server, tmp_path).read_bytes() == CONTENT
+
+    def test_a_full_disk_is_no_network(self, server, tmp_path):
+        with small_disk(tmp_path / "disk", 100) as disk, pytest.raises(OSError, match="No space left"):
+            download.download(server.url("a.bin"), disk / "a.bin", len(CONTENT))
+        assert len(server.ranges) == 1
+
     def test_other_schemes(self, tmp_path):
         for url in ("file:///etc/passwd", "ftp://127.0.0.1/a"):
             with pytest.raises(PipelineError, match="no web address"):
@@ -292,7 +343,7 @@ class TestDiskSpace:
     def url(self, server, monkeypatch) -> str:
         server.files["/a.tar"] = b"\0" * 1024
         monkeypatch.setattr(download, "remote_size", lambda url: 1000)
-        monkeypatch.setattr(download, "download", lambda url, path, size: path.write_bytes(server.files["/a.tar"]))
+        monkeypatch.setattr(download, "download", lambda url, path, *_, **__: path.write_bytes(server.files["/a.tar"]))
         return server.url("a.tar")
 
     @staticmethod
@@ -320,6 +371,23 @@ class TestDiskSpace:
         self.free(monkeypatch, 1600)
         (tmp_path / "a.tar").write_bytes(b"\0" * 1000)
         download.fetch_archives([url], tmp_path, keep=False)
+
+    def test_what_a_kill_left_unpacked_is_not_counted_again(self, url, tmp_path, monkeypatch):
+        """The archive is there whole, and so is what most of the rest of the disk was for."""
+        unpack = download.unpack
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(download, "unpack", killed)
+        self.free(monkeypatch, 2500)
+        with pytest.raises(KeyboardInterrupt):
+            download.fetch_archives([url], tmp_path, keep=True)
+        monkeypatch.setattr(download, "unpack", unpack)
+        self.free(monkeypatch, 10)
+        for _ in range(2):
+            download.fetch_archives([url], tmp_path, keep=True)
+        assert not list(tmp_path.glob(".*.unpacking"))
 
     def test_member_larger_than_the_disk(self, tmp_path, monkeypatch):
         (tmp_path / "a.tar").write_bytes(tar_bytes({"big.wav": b"x" * 5000}, "w"))
@@ -475,6 +543,19 @@ class TestUnpackZip:
         monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
         with pytest.raises(PipelineError, match="needed in"):
             download.unpack_zip(self.archive(tmp_path, ("zeros", bytes(1000))), tmp_path / "out")
+
+    def test_what_a_kill_left_is_not_counted_again(self, tmp_path, monkeypatch):
+        path = self.archive(tmp_path, *((f"{i}/x", bytes(1000)) for i in range(5)))
+        download.unpack_zip(path, tmp_path / "out")
+        (tmp_path / "out/4/x").unlink()
+        (tmp_path / "out/3/x").write_bytes(bytes(400))
+        for free, words in ((1600, ""), (1599, r"0\.0 MB needed in .*, 0\.0 MB free")):
+            usage = namedtuple("Usage", "total used free")(10, 9, free)
+            monkeypatch.setattr(download.shutil, "disk_usage", lambda _, usage=usage: usage)
+            (tmp_path / "out/4/x").unlink(missing_ok=True)
+            (tmp_path / "out/3/x").write_bytes(bytes(400))
+            with pytest.raises(PipelineError, match=words) if words else contextlib.nullcontext():
+                download.unpack_zip(path, tmp_path / "out")
 
     @pytest.mark.parametrize("keep", [0.5, 0.99])
     def test_cut(self, tmp_path, keep):

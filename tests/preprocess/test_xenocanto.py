@@ -7,7 +7,9 @@ import json
 import socket
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -294,6 +296,7 @@ class TestResuming:
         assert [reject.reason for reject in corpus.rejects] == ["not_available"]  # the server insists
         partial.write_bytes(b"x")
         api.gone = {}
+        (tmp_path / "refused.csv").unlink()
         assert len(run(api, tmp_path).recordings) == 1
 
     def test_known_numbers_are_skipped(self, api, tmp_path):
@@ -374,11 +377,42 @@ class TestTrouble:
         assert [(r.file, r.reason) for r in corpus.rejects] == [("audio/Parus_major/XC2.mp3", "not_available")]
         assert str(status) in corpus.rejects[0].detail
 
-    def test_a_file_that_cannot_be_had_now_stops(self, api, tmp_path):
-        api.add(1)
-        api.gone = {"1": 503}
-        with pytest.raises(PipelineError, match=r"gave up.*resumes"):
+    @pytest.mark.parametrize("status", [404, 500])
+    def test_a_file_that_cannot_be_had_is_not_asked_for_again(self, api, tmp_path, status):
+        for number in (1, 2, 3):
+            api.add(number)
+        api.gone = {"3": status}
+        first = run(api, tmp_path)
+        assert [row.media_id for row in first.recordings] == ["XC1", "XC2"]
+        (reject,) = first.rejects
+        assert (reject.file, reject.reason) == ("audio/Parus_major/XC3.mp3", "not_available")
+        assert str(status) in reject.detail
+        asked, time_of_list = len(api.downloads), (tmp_path / "refused.csv").stat().st_mtime_ns
+        assert run(api, tmp_path) == first
+        assert len(api.downloads) == asked
+        assert (tmp_path / "refused.csv").stat().st_mtime_ns == time_of_list
+
+    def test_several_in_a_row_that_cannot_be_had_stop(self, api, tmp_path):
+        for number in range(1, 7):
+            api.add(number)
+        api.gone = dict.fromkeys("3456", 503)
+        with pytest.raises(PipelineError, match=r"gave up.*503.*resumes"):
             run(api, tmp_path)
+        assert set(api.downloads) == set("12345")
+        api.gone = {}
+        assert len(run(api, tmp_path).recordings) == 6
+
+    def test_a_network_that_is_gone_for_a_moment(self, api, tmp_path, monkeypatch):
+        api.add(1)
+        opened, failures = urllib.request.urlopen, [socket.gaierror(-3, "Temporary failure in name resolution")]
+
+        def fails_first(request, timeout):
+            if failures:
+                raise urllib.error.URLError(failures.pop())
+            return opened(request, timeout=timeout)
+
+        monkeypatch.setattr(urllib.request, "urlopen", fails_first)
+        assert len(run(api, tmp_path).recordings) == 1
 
     def test_fewer_recordings_than_announced_is_said(self, api, tmp_path, capsys, monkeypatch):
         api.add(1)
