@@ -19,7 +19,9 @@ R = TypeVar("R")
 
 @contextmanager
 def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Keep other processes from changing a folder, which is made if need be; a kill ends that at once.
+    """Keep other processes from changing a folder, which is made if need be.
+
+    A kill ends that at once, or with the last program that was started with `close_fds=False`, which works on.
 
     Args:
         folder: the folder itself; those inside it have locks of their own.
@@ -31,6 +33,7 @@ def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
     try:
         end = time.monotonic() + patience
         while not _lock(descriptor):

@@ -115,8 +115,8 @@ def load(config: Config, jobs: int) -> None:
             todo.append(plan)
     if todo and removed:
         raise PipelineError(f"The resampled recordings are not in {wavs}. Run stage 2 first.")
-    for plan in todo:
-        plan.path.unlink(missing_ok=True)
+    for path in (*folder.glob("*.part"), *(plan.path for plan in todo)):  # what a kill left, and what is not valid
+        path.unlink(missing_ok=True)
     kept = sealed.keys() - {plan.path.name for plan in todo}
     if len(kept) < len(sealed):  # so that a kill leaves no seals of shards that are made anew
         sealed = {name: sealed[name] for name in kept}

@@ -99,7 +99,8 @@ def run_script(root: str, folder: Path, rate: int, files: Sequence[str], jobs: i
     """
     options = ["--rate", str(rate), "--jobs", str(jobs), "--files-from", "-", *more]
     command = [str(SCRIPT), *options, "--", root, str(folder)]
-    process = subprocess.run(command, input="".join(f"{file}\n" for file in files), encoding="utf-8", check=False)
+    listed = "".join(f"{file}\n" for file in files)
+    process = subprocess.run(command, input=listed, encoding="utf-8", check=False, close_fds=False)  # see `alone_in`
     if process.returncode:
         raise PipelineError("The recordings were not resampled; the line above says why.")
 

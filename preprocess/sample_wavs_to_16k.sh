@@ -201,8 +201,7 @@ take_apart() { # a record of the worker; `read` would stop at bytes that are no 
 
 rejects=${rejected_csv:-$out_dir/rejected.csv}
 made=0 rejected=0 fatal= next=20
-exec 3> "$rejects.part"
-echo "file,stage,reason,detail" >&3
+echo "file,stage,reason,detail" > "$rejects.part"
 if [ "$total" -gt 0 ]; then
   batch=$((total / (jobs * 16))); [ "$batch" -ge 1 ] || batch=1; [ "$batch" -le 4 ] || batch=4
   while IFS= read -r -d '' record; do
@@ -211,7 +210,7 @@ if [ "$total" -gt 0 ]; then
       reject*)
         take_apart "$record"
         rejected=$((rejected + 1))
-        printf '%s,resample,%s,%s\n' "$(csv "$file")" "$reason" "$(csv "$detail")" >&3 ;;
+        printf '%s,resample,%s,%s\n' "$(csv "$file")" "$reason" "$(csv "$detail")" >> "$rejects.part" ;;
       fatal*) take_apart "$record"; fatal="$file: $detail" ;;
     esac
     done=$((made + rejected))
@@ -221,7 +220,6 @@ if [ "$total" -gt 0 ]; then
     fi
   done < <(printf '%s\0' "${todo[@]}" | xargs -0 -n "$batch" -P "$jobs" sh -c "$worker" sh "$in_dir" "$out_dir" "$rate" 2>/dev/null || true)
 fi
-exec 3>&-
 if [ -n "$fatal" ]; then
   rm -f "$rejects.part"
   fail "stopped at $fatal. After mending that, the same command goes on from here."

@@ -93,7 +93,7 @@ def write_shard(
         except (AudioError, FileNotFoundError) as error:
             rejects.append(_reject(row, error))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with whole_file(path, str(os.getpid())) as partial:  # a worker whose stage was killed may still be at it
         while True:
             try:
                 _write(partial, recipe, description, good, offsets, inputs, rejects)

@@ -7,12 +7,16 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, owner: str = "") -> Iterator[Path]:
     """Give a temporary name beside a file to write to; at the end of the block it takes the file's place.
 
     After an error the file is what it was before, and the temporary one is left for the next attempt to overwrite.
+
+    Args:
+        path: the file.
+        owner: becomes part of the temporary name, where several processes may write the same file.
     """
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + (f".{owner}" if owner else "") + ".part")
     yield partial
     partial.replace(path)
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 
 import h5py
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import PipelineError
+from config import PipelineError, to_toml
 from preprocess import resample as resample_module
 from preprocess.alone import alone_in
 from preprocess.fetchData import fetch
@@ -221,6 +222,36 @@ def test_one_process_at_a_time(tmp_path):
     with alone_in(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_of_a_killed_process_are_waited_for(own, tmp_path):
+    """Only the stage itself is killed, and its sox works on; then the same command goes on."""
+    program = tmp_path / "bin" / "sox"
+    program.parent.mkdir()
+    sox, begun, go = shutil.which("sox"), tmp_path / "begun", tmp_path / "go"
+    program.write_text(f'#!/bin/sh\ntouch {begun}\nwhile [ ! -e {go} ]; do sleep 0.1; done\nexec {sox} "$@"\n')
+    program.chmod(0o755)
+    folder = own.corpus_dir / "wav_16khz"
+    expected = {path: path.read_bytes() for path in folder.rglob("*.wav")}
+    for path in expected:
+        path.unlink()
+    code = (
+        "import sys; from config import load; from preprocess.resample import resample; resample(load(sys.argv[1]), 2)"
+    )
+    (tmp_path / "config.toml").write_text(to_toml(own))
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    first = subprocess.Popen([sys.executable, "-c", code, tmp_path / "config.toml"], cwd=PROJECT, env=environment)
+    while not begun.exists():
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    with pytest.raises(PipelineError, match="Another process is at work"):
+        resample(own, 2)
+    go.touch()
+    with alone_in(own.corpus_dir, patience=60):
+        pass
+    resample(own, 2)
+    assert {path: path.read_bytes() for path in folder.rglob("*.wav")} == expected
 
 
 def test_what_cannot_be_made_again_is_kept(own, tmp_path):

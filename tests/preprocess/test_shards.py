@@ -307,7 +307,7 @@ class TestDeterminism:
     def test_shards_of_another_plan_and_leftovers_are_removed(self, corpus, tmp_path):
         config = copy_of(corpus, tmp_path)
         folder = features_folder(config)
-        for name in ("train-00000-of-00009.h5", "train-00000-of-00003.h5.part"):
+        for name in ("train-00000-of-00009.h5", "train-00000-of-00003.h5.part", "train-00000-of-00003.h5.77.part"):
             shutil.copy(folder / "train-00000-of-00003.h5", folder / name)
         load(config, 1)
         assert contents(folder) == contents(features_folder(corpus))
@@ -619,6 +619,28 @@ class TestFullDisk:
         assert done.stderr.startswith("error: ")
         assert "No space left" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_worker_whose_stage_was_killed_is_not_in_the_way(wavs, tmp_path, monkeypatch):
+    """It writes the same shard at the same time, and is done after the one that took its place."""
+    folder, rows = wavs
+    path, write = tmp_path / "a.h5", preprocess.shards._write
+
+    def write_slowly(*arguments):
+        write(*arguments)
+        time.sleep(2)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(preprocess.shards, "_write", write_slowly)
+        write_shard(path, Recipe(), "{}", folder, rows, "x")
+        os._exit(0)
+    while not list(tmp_path.glob("*.part")):
+        time.sleep(0.01)
+    assert write_shard(path, Recipe(), "{}", folder, rows, "x") == []
+    content = path.read_bytes()
+    assert os.waitpid(child, 0)[1] == 0
+    assert path.read_bytes() == content
+    assert [found.name for found in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_a_program_that_is_started_meanwhile_is_not_in_the_way(wavs, tmp_path):
