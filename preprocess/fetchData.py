@@ -25,11 +25,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from config import Config, PipelineError
+from config import Config, ConfigError, PipelineError
 from config.commandline import add_config_arguments, add_jobs_argument, load_config, log, progress, run
 from preprocess import audio
 from preprocess.alone import alone
-from preprocess.manifest import CLASSES, RECORDINGS, REJECTED, TRUTH, find_changed, read_description, write_description
+from preprocess.manifest import (
+    CLASSES,
+    RECORDINGS,
+    REJECTED,
+    TRUTH,
+    digest,
+    find_changed,
+    read_description,
+    write_description,
+)
 from preprocess.metadata import TRUTH_COLUMNS, read_truth
 from preprocess.recordings import (
     Recording,
@@ -51,6 +60,7 @@ def fetch(config: Config, jobs: int) -> None:
     """Make or find the corpus of a configuration and write its manifest, unless nothing changed since.
 
     Raises:
+        ConfigError: if the corpus would be made among its own recordings.
         PipelineError: if the corpus cannot be had or holds no usable recording, or if the folder of the
             corpus was made from other data.
     """
@@ -61,7 +71,9 @@ def fetch(config: Config, jobs: int) -> None:
     known = check_description(folder, description, source)
     root = source.fetch(folder / "raw", config.data.limit, jobs)
     roots = source.roots(root) if hasattr(source, "roots") else [root]
-    fingerprint = "".join(fingerprint_files(place) for place in roots)
+    check_apart(folder, roots)
+    others = source.others() if hasattr(source, "others") else []
+    fingerprint = "".join([*map(fingerprint_files, roots), *map(digest, others)])
     same_data, changed = known.get("fingerprint") == fingerprint, find_changed(folder, known)
     listed = read_rejects(folder)
     if "rejected" in known and mark(listed) != known["rejected"]:
@@ -91,11 +103,27 @@ def fetch(config: Config, jobs: int) -> None:
     made_from = {"root": str(root), "fingerprint": fingerprint, "options": description}
     counted = {"recordings": len(recordings), "rejected": mark(rejects)}
     write_description(folder, description | made_from | counted)
+    species = {row.class_id for row in recordings if row.class_id}
     hours = sum(row.duration for row in recordings) / 3600
     log(
         f"{tally(len(recordings), rejects)}; {parts['train']} for training, {parts['test']} for the test, "
-        f"{len(corpus.species)} species, {hours:.2f} h"
+        f"{len(species)} species, {hours:.2f} h"
     )
+
+
+def check_apart(folder: Path, roots: Iterable[Path]) -> None:
+    """Make sure that what is made of a corpus is not taken for recordings of it.
+
+    Raises:
+        ConfigError: if the folder of the corpus lies in one of the roots, other than those in its own raw/.
+    """
+    home = folder.resolve()
+    for root in (place.resolve() for place in roots):
+        if home.is_relative_to(root) and not root.is_relative_to(home / "raw"):
+            raise ConfigError(
+                f"Invalid value for data.folder. The corpus would be made in {home}. Expected: a folder outside of its "
+                f"recordings in {root}, such as --set data.folder=birdclef_data."
+            )
 
 
 def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tuple[list[Recording], list[Reject]]:

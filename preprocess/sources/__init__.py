@@ -7,7 +7,7 @@ It has two methods:
     read(root) -> Corpus                # its recordings and classes, and what had to be rejected
 
 A source whose root holds links to other places has a third, ``roots(root) -> list[Path]``: the folders that the
-recordings really lie in.
+recordings really lie in; one that reads files beside its root has ``others() -> list[Path]``.
 """
 
 import os

@@ -56,6 +56,10 @@ class Source:
         """Return the folders that the recordings lie in."""
         return [link.resolve() for link in self._links(root)]
 
+    def others(self) -> list[Path]:
+        """Return the files that the parts read beside their roots."""
+        return [path for _, source in self._opened() if hasattr(source, "others") for path in source.others()]
+
     def read(self, root: Path) -> Corpus:
         """Return the recordings of all parts under one set of classes."""
         taxa: dict[str, Species] = {}

@@ -129,6 +129,11 @@ class Source:
             ]
         return Corpus(rows, [kind for kind in corpus.species if kind.class_id in present], rejects)
 
+    def others(self) -> list[Path]:
+        """Return the manifest of the corpus whose recordings are left out."""
+        path = from_project(self.known)
+        return [path] if self.known and path.is_file() else []
+
     def queries(self) -> list[str]:
         """Return the queries to send.
 

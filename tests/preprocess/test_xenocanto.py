@@ -310,6 +310,26 @@ class TestResuming:
         with pytest.raises(PipelineError, match=r"data\.known.*gone\.csv"):
             run(api, tmp_path / "raw", known=str(tmp_path / "gone.csv"))
 
+    @pytest.mark.parametrize("merged", [False, True])
+    def test_another_list_of_known_numbers_is_noticed(self, api, tmp_path, capsys, merged):
+        for number in (1, 2, 3):
+            api.add(number)
+        known, birds = tmp_path / "known.csv", tmp_path / "birds" / "Pica_pica"
+        birds.mkdir(parents=True)
+        soundfile.write(birds / "a.wav", np.zeros(800), 8000)
+        part = f'url = "{api.url}", query = "grp:birds", known = "{known}"'
+        parts = f'[{{source = "classfolders", root = "{birds.parent}"}}, {{source = "xenocanto", {part}}}]'
+        options = [f"data.parts={parts}"] if merged else [f"data.{text}" for text in part.split(", ")]
+        source = "merged" if merged else "xenocanto"
+        config = configuration.load(None, [f"data.source={source}", f"data.folder={tmp_path / 'data'}", *options])
+        for numbers in (["XC2"], ["XC2", "XC3"]):
+            write_table(known, Recording, [Recording(number, "x.ogg") for number in numbers])
+            fetch(config, 1)
+            rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+            assert {row.media_id for row in rows} & {"XC1", "XC2", "XC3"} == {"XC1", "XC2", "XC3"} - {*numbers}
+            fetch(config, 1)
+            assert "nothing changed" in capsys.readouterr().out
+
     def test_limit_takes_one_page_and_few_files(self, api, tmp_path):
         for number in range(1, 201):
             api.add(number, gen="Genus", sp="abcd"[number % 4] * 3)
