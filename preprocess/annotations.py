@@ -140,7 +140,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     Raises:
         PipelineError: if it cannot be read.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, strict=False)  # what is wrong with a line is told by its number, see `_read_events`
     header = [fold(name) for name in next(lines, (0, []))[1]]
     return header, ((line, dict(zip(header, map(str.strip, cells), strict=False))) for line, cells in lines)
 

@@ -48,13 +48,13 @@ def clean_date(text: str) -> str:
 
 
 def clean_time(text: str) -> str:
-    """Return HH:MM on 24 hours: 9:45 is 09:45, 8:30pm is 20:30, ?:? is empty."""
-    match = re.match(r"(\d{1,2})[:.h](\d{2})\s*(am|pm)?", text.casefold())
+    """Return HH:MM on 24 hours: 9:45 is 09:45, 8:30pm and 8:30:15 p.m. are 20:30, ?:? is empty."""
+    match = re.match(r"(\d{1,2})[:.h](\d{2})(?:[:.]\d{2})?\s*(?:([ap])\.?m)?", text.casefold())
     if not match:
         return ""
     hour, minute = int(match[1]), int(match[2])
     if match[3] and 1 <= hour <= 12:
-        hour = hour % 12 + (12 if match[3] == "pm" else 0)
+        hour = hour % 12 + (12 if match[3] == "p" else 0)
     return f"{hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else ""
 
 
@@ -89,8 +89,8 @@ def clean_number(text: str, limit: float) -> str:
 
 
 def leading_number(text: str, limit: float) -> str:
-    """Return the number that a text begins with: '44100 (Hz)' is 44100, '~650 m' and 'sea level' are empty."""
-    match = re.match(r"\s*(-?\d+(?:\.\d+)?)(?![\d-])", text)
+    """Return the number that a text begins with: '44100 (Hz)' is 44100, '1,200 m' is 1200, '~650 m' is empty."""
+    match = re.match(r"\s*(-?\d+(?:\.\d+)?)(?![\d-]|,\d)", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))
     return clean_number(match[1], limit) if match else ""
 
 
@@ -234,16 +234,18 @@ def _named(path: Path, cells: list[str], needed: Iterable[str]) -> list[str]:
     return columns
 
 
-def read_lines(path: Path, delimiter: str = "") -> Iterator[tuple[int, list[str]]]:
+def read_lines(path: Path, delimiter: str = "", strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of every line of a CSV that is not empty.
 
     Args:
         path: the file.
         delimiter: empty: the one of , ; | and tab that the first line holds most often.
+        strict: refuse a quotation mark that opens a cell and is not closed; else that cell holds all that follows.
 
     Raises:
         PipelineError: if the file is missing, or no CSV in UTF-8.
     """
+    line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             if not delimiter:
@@ -252,14 +254,20 @@ def read_lines(path: Path, delimiter: str = "") -> Iterator[tuple[int, list[str]
                     pass
                 stream.seek(0)
                 delimiter = max(_DELIMITERS, key=head.count)
-            reader = csv.reader(stream, delimiter=delimiter)
+            reader = csv.reader(stream, delimiter=delimiter, strict=strict)
             for row in reader:
+                line = reader.line_num
                 if row:
-                    yield reader.line_num, row
+                    yield line, row
     except OSError as error:
         raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None
+    except csv.Error as error:
+        raise PipelineError(
+            f"{path} is no CSV file in UTF-8: {error}, in the row that begins in line {line + 1}. "
+            "Does a quotation mark open a cell there that none closes?"
+        ) from None
 
 
 def read_truth(path: Path) -> dict[str, tuple[str, list[str]]]:

@@ -41,11 +41,12 @@ class Source:
         """
         recordings, taxa, rejects, folds = [], {}, [], set()
         table = root / "meta" / "esc50.csv"
-        for line, cells in read_rows(table, ("filename", "fold", "category")):
+        needed = ("filename", "fold", "category", *(["esc10"] if self.only_esc10 else []))
+        for line, cells in read_rows(table, needed):
             if cells is None:
                 rejects.append(Reject("meta/esc50.csv", "fetch", "metadata_malformed", f"line {line}"))
                 continue
-            if self.only_esc10 and cells.get("esc10", "").casefold() != "true":
+            if self.only_esc10 and cells["esc10"].casefold() != "true":
                 continue
             try:
                 file = "audio/" + check_name(cells["filename"])

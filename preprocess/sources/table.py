@@ -62,14 +62,20 @@ class Source:
         """Return the root.
 
         Raises:
-            PipelineError: if it is no folder, or the table is not in it.
+            PipelineError: if it is no folder, the table is not in it, or has only one of the columns start and end.
         """
         root = find_root(self.root, f"a folder with {self.table} and audio")
         if not (root / self.table).is_file():
             raise PipelineError(f"There is no table {root / self.table}. Name it with --set data.table=NAME.")
         rows = read_rows(root / self.table, ("file", "label"))
         first = next((cells for _, cells in rows if cells), {})
-        if "start" not in first or "end" not in first:
+        lacking = {"start", "end"} - first.keys()
+        if len(lacking) == 1:
+            (name,) = lacking
+            raise PipelineError(
+                f"{root / self.table} lacks the column {name}: rows of pieces have both, start and end."
+            )
+        if lacking:
             return root
         cut_pieces(root, list(read_rows(root / self.table)), raw / "pieces")
         return raw / "pieces"

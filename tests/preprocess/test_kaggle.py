@@ -13,6 +13,7 @@ import soundfile
 import config as configuration
 from config import ConfigError, PipelineError
 from preprocess.fetchData import fetch
+from preprocess.metadata import leading_number
 from preprocess.recordings import Recording, read_table
 from preprocess.sources.kaggle import Source
 
@@ -230,6 +231,13 @@ class TestSecondaryLabels:
         else:
             release.add(primary_label="1139490", filename="1139490/XC2.ogg", scientific_name="Ragoniella pulchella")
         return next(r for r in release.read().recordings if r.media_id in ("XC134874", "XC134896")).background
+
+    @pytest.mark.parametrize(
+        ("text", "metres"),
+        [("1,200 m", "1200"), ("1,234,567", ""), ("1,5 m", ""), ("12,34", ""), ("30, by the sea", "30")],
+    )
+    def test_heights(self, text, metres):
+        assert leading_number(text, 9000) == metres
 
     def test_names_of_2020_and_their_background(self, tmp_path):
         text = "['Corvus brachyrhynchos_American Crow', 'Parus major_Great Tit']"

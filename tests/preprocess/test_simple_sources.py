@@ -83,6 +83,20 @@ class TestClassFolders:
     def test_scientific_name(self, folder, name):
         assert classfolders.scientific_name(folder) == name
 
+    @pytest.mark.parametrize("place", ["birds", "birds/made/here", "link", "."])
+    def test_a_corpus_among_its_own_recordings_is_refused(self, root, tmp_path, place):
+        (tmp_path / "link").symlink_to(root)
+        options = ["data.source=classfolders", f"data.root={root}", f"data.folder={tmp_path / place}"]
+        with pytest.raises(ConfigError, match=r"data\.folder.* outside of its recordings"):
+            fetch(configuration.load(None, options), 1)
+        assert not list(tmp_path.rglob("recordings.csv"))
+
+    def test_species_that_have_a_usable_recording_are_counted(self, root, tmp_path, capsys):
+        (root / "Noise_noise/n.wav").write_bytes(b"")
+        options = ["data.source=classfolders", f"data.root={root}", f"data.folder={tmp_path / 'data'}"]
+        fetch(configuration.load(None, options), 1)
+        assert " 1 species, " in capsys.readouterr().out
+
     def test_a_link_out_of_the_corpus_is_refused(self, root, tmp_path):
         sound(tmp_path / "private.wav")
         (root / "Parus_major" / "link.wav").symlink_to(tmp_path / "private.wav")
@@ -132,6 +146,13 @@ class TestEsc50:
         corpus = self.read(root, only_esc10=True, test_fold=5)
         assert {row.class_id for row in corpus.recordings} == {"dog", "rain"}
         assert {(row.part, row.fold) for row in corpus.recordings} == {("test", "5"), *(("train", f) for f in "1234")}
+
+    def test_a_table_that_does_not_tell_esc10(self, root):
+        table = root / "meta" / "esc50.csv"
+        table.write_text(table.read_text().replace("esc10", "subset"))
+        assert len(self.read(root).recordings) == 30
+        with pytest.raises(PipelineError, match=r"esc50\.csv lacks the column esc10"):
+            self.read(root, only_esc10=True)
 
     def test_fold_that_is_not_there(self, root):
         with pytest.raises(PipelineError, match=r"data\.test_fold=6.*1, 2, 3, 4, 5"):
@@ -290,6 +311,21 @@ class TestTable:
             self.read(tmp_path, "file,species\na.wav,x\n")
         with pytest.raises(PipelineError, match=r"no table .*other\.csv.*data\.table"):
             self.read(tmp_path, "file,label\n", table="other.csv")
+
+    @pytest.mark.parametrize(("columns", "missing"), [("start,stop", "end"), ("begin,end", "start")])
+    def test_only_one_end_of_the_pieces(self, tmp_path, columns, missing):
+        with pytest.raises(PipelineError, match=rf"labels\.csv lacks the column {missing}: "):
+            self.read(tmp_path, f"file,label,{columns}\na.wav,x,0,1\n")
+
+    def test_a_quotation_mark_that_is_not_closed(self, tmp_path):
+        """It is not taken for the beginning of a cell that has all other rows in it."""
+        text = 'file,label,locality\na.wav,x,"a wood,\nnear by"\nc.wav,x,"a wood\nsub/b.wav,x,there\n'
+        with pytest.raises(
+            PipelineError, match=r"labels\.csv is no CSV file.* line 4\. Does a quotation mark"
+        ) as caught:
+            self.read(tmp_path, text)
+        assert "\n" not in str(caught.value)
+        assert len(self.read(tmp_path, text.replace('"a wood\n', '"a wood"\n')).recordings) == 3
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_unreadable_table(self, tmp_path):
