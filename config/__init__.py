@@ -91,7 +91,7 @@ class Select:
     exclude_species: tuple[str, ...] = ()  # these
     content: tuple[str, ...] = ()  # training recordings that are not said to have one of these, such as ["song"]
     box: tuple[float, ...] = ()  # training recordings not known to be in [south, west, north, east], in degrees
-    exclude_licence: tuple[str, ...] = ()  # those with one of these terms, such as ["nd"] or ["nc", "nd"]
+    exclude_licence: tuple[str, ...] = ()  # those with a term such as "nd" or "nc", or with all of "by-nc-sa"
     min_quality: Literal["", "A", "B", "C", "D", "E"] = ""  # training recordings rated worse; A is best
     unrated: bool = True  # whether min_quality keeps recordings that nobody has rated
     max_background: Annotated[int, Between(-1)] = -1  # training recordings with more background species; -1: any

@@ -142,10 +142,10 @@ def load(config: Config, jobs: int) -> None:
     update_rejects(config.corpus_dir / "rejected.csv", ["resample", "load"], rejects)
     taken = len(manifest.file) - len(rejects)
     size = sum(path.stat().st_size for path in current)
-    seconds = sum(manifest.duration)
+    seconds = sum(manifest.duration)  # 0 where no header says it
     log(
         f"{tally(taken, rejects)}; {len(todo)} shards made, {len(plans) - len(todo)} kept, "
-        f"{size / 1e6:.1f} MB, {size / 1000 / max(seconds, 1e-9):.1f} kB per second of audio"
+        f"{size / 1e6:.1f} MB" + (f", {size / 1000 / seconds:.1f} kB per second of audio" if seconds else "")
     )
     if taken == 0:
         raise PipelineError(f"Not one recording could be used; {config.corpus_dir / 'rejected.csv'} says why.")

@@ -42,7 +42,7 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
         The corpus with the recordings and classes that are left, and a reject for every other recording.
 
     Raises:
-        ConfigError: if a rule names a species that the corpus does not have.
+        ConfigError: if a rule names a species that the corpus does not have, or a licence that nobody knows.
     """
     if rule == Select(seed=rule.seed):
         return corpus
@@ -74,8 +74,8 @@ def select(corpus: Corpus, rule: Select, root: Path) -> Corpus:
     if rule.box:
         leave_out("excluded_place", lambda row: _outside(row, rule.box))
     if rule.exclude_licence:
-        terms = {term.casefold() for term in rule.exclude_licence}
-        leave_out("excluded_licence", lambda row: row.licence if terms & licence_terms(row.licence) else "")
+        unwanted = [_check_terms(text) for text in rule.exclude_licence]
+        leave_out("excluded_licence", lambda row: row.licence if _has_any(unwanted, row.licence) else "")
     if rule.min_quality:
         leave_out("excluded_quality", lambda row: _too_poor(row, WORST_QUALITY[rule.min_quality], rule.unrated))
     if rule.max_background >= 0:
@@ -142,6 +142,22 @@ def licence_terms(licence: str) -> set[str]:
     words = re.findall(r"[a-z]+|\d+", licence.casefold().replace("non-commercial", "noncommercial"))
     joined = set(words) | {first + second for first, second in itertools.pairwise(words)}
     return set(words) | {short for long, short in _SPELLED_OUT.items() if long in joined}
+
+
+def _check_terms(rule: str) -> set[str]:
+    """Return the terms that a licence has to have for a rule: by, nc and sa for by-nc-sa, nc for NonCommercial."""
+    terms = licence_terms(rule) & set(_SPELLED_OUT.values())
+    if not terms:
+        raise ConfigError(
+            f"Invalid value for data.select.exclude_licence. Received: {rule!r}. Expected: terms of a Creative Commons "
+            'licence, such as "nd" or "by-nc-sa".'
+        )
+    return terms
+
+
+def _has_any(rules_of_terms: Iterable[set[str]], licence: str) -> bool:
+    terms = licence_terms(licence)
+    return any(wanted <= terms for wanted in rules_of_terms)
 
 
 def drop_copies(root: Path, recordings: Sequence[Recording]) -> tuple[list[Recording], list[Reject]]:

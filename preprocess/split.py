@@ -158,6 +158,11 @@ def folds(
                 f"Invalid value for train.split.{key}. Received: {fold!r}. "
                 f"Expected a fold of the corpus: {', '.join(known) or 'it has none'}."
             )
+    if str(validation) == str(holdout):
+        raise ConfigError(
+            f"Invalid value for train.split.holdout. Received: {holdout!r}. Expected: another fold than the one of "
+            "train.split.validation."
+        )
     held = [row.media_id for row in recordings if holdout != "" and row.fold == str(holdout)]
     if validation == "":
         return _hold_out(recordings, train, held)

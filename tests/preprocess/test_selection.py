@@ -149,6 +149,22 @@ class TestLicence:
         rows = rows_of({"a": 1}, licence=licence) + rows_of({"a": 1}, part="test", licence=licence)
         assert len(kept(Select(exclude_licence=("ND",)), rows)) == (0 if licence in self.ND else 2)
 
+    @pytest.mark.parametrize(
+        ("rule", "left"),
+        [("nd", 2), ("by-nc-sa", 2), ("CC BY-NC-SA 4.0", 2), ("noncommercial", 1), ("Non-Commercial", 1), ("nc-nd", 2)],
+    )
+    def test_spellings_of_a_rule(self, rule, left):
+        rows = [
+            Recording(licence, f"{licence}.wav", class_id="a", licence=licence)
+            for licence in ("by-nc-sa", "Attribution-NonCommercial-NoDerivs 4.0", "by-sa")
+        ]
+        assert len(kept(Select(exclude_licence=(rule,)), rows)) == left
+
+    @pytest.mark.parametrize("rule", ["", " ", "standard", "4.0"])
+    def test_a_rule_without_a_term(self, rule):
+        with pytest.raises(ConfigError, match=r"data\.select\.exclude_licence\. Received: '.*by-nc-sa"):
+            kept(Select(exclude_licence=(rule,)), rows_of({"a": 1}))
+
     def test_terms(self):
         assert {"by", "nc", "sa"} <= licence_terms("Creative Commons Attribution-NonCommercial-ShareAlike 3.0")
         assert "nc" in licence_terms("non-commercial use only")
@@ -391,6 +407,7 @@ class TestStage:
     def test_rules_that_leave_nothing_to_train_with(self, tmp_path):
         """The test part stays, but a training would only say that there are no features."""
         root = write_release(tmp_path / "release", three_species())
-        keys = ["data.source=birdclef", f"data.root={root}", f"data.folder={tmp_path}", 'data.select.content=["sogn"]']
+        home = f"data.folder={tmp_path / 'data'}"
+        keys = ["data.source=birdclef", f"data.root={root}", home, 'data.select.content=["sogn"]']
         with pytest.raises(PipelineError, match=r"no usable recording for training: 3 recordings taken, 12 .*_content"):
             fetch(configuration.load(None, keys), 1)

@@ -304,6 +304,16 @@ class TestDeterminism:
         load(config, 1)
         assert path.read_bytes() == good
 
+    def test_the_rate_of_bytes_is_told_where_lengths_are_known(self, corpus, tmp_path, capsys):
+        config = copy_of(corpus, tmp_path)
+        load(config, 1)
+        assert " MB, 12." in capsys.readouterr().out
+        rows = read_table(config.corpus_dir / "recordings.csv", Recording)
+        unknown = [dataclasses.replace(row, duration=0.0) for row in rows]
+        write_table(config.corpus_dir / "recordings.csv", Recording, unknown)
+        load(config, 1)
+        assert "per second" not in capsys.readouterr().out
+
     def test_shards_of_another_plan_and_leftovers_are_removed(self, corpus, tmp_path):
         config = copy_of(corpus, tmp_path)
         folder = features_folder(config)

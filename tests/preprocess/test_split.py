@@ -228,6 +228,11 @@ class TestFolds:
         assert count(self.recordings, sides) == {f"c{c}": {"train": 6, "validation": 2, "holdout": 2} for c in (0, 1)}
         assert sides != split(self.recordings, Train(split=split_of, validation=0.25, seed=4))
 
+    def test_the_same_fold_for_both(self):
+        for options in ({"validation": 3, "holdout": "3"}, {"holdout": 1}):
+            with pytest.raises(ConfigError, match=r"train\.split\.holdout.*another fold"):
+                chosen(self.recordings, "folds", **options)
+
     def test_fold_that_is_not_there(self):
         with pytest.raises(ConfigError, match=r"train\.split\.validation.*'9'.*1, 2, 3, 4, 5"):
             chosen(self.recordings, "folds", validation=9)
