@@ -308,6 +308,8 @@ def load(
         ("train.folder", config.train.folder),
     ):
         require_utf8(Path(str(given or "")))
+        if given == "" and key != "data.root":
+            raise ConfigError(f"Invalid value for {key}. Received: ''. Expected: a path.")
         try:
             Path(str(given or "")).expanduser().stat()
         except (ValueError, RuntimeError) as error:  # a NUL; ~ of nobody
@@ -610,11 +612,12 @@ def _check(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin is Literal:
         accepted = typing.get_args(hint)
-        if value not in accepted or isinstance(value, bool) not in {isinstance(item, bool) for item in accepted}:
+        same = [item for item in accepted if item == value and isinstance(item, bool) == isinstance(value, bool)]
+        if not same:
             raise ConfigError(
                 f"Invalid value for {where}. Received: {value!r}. Expected one of: {', '.join(map(str, accepted))}."
             )
-        return value
+        return same[0]  # 2 for 2.0, as folders are named after it
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise ConfigError(f"Invalid value for {where}. Received: {value!r}. Expected: a list.")

@@ -122,7 +122,8 @@ class SignalNoiseMask:
     Sprengel et al. 2016 (CEUR Vol-1609): a pixel is signal if it is more than 3 times the median of its row and more
     than 3 times the median of its column; erosion, then dilation by 4 x 4; frames with any signal pixel, dilated
     twice by 4 frames, are signal. Noise are the frames that are not signal by the same rule with 2.5. A cell is one
-    frame. Medians are over `stretch` frames at most, so that memory does not grow with the recording.
+    frame. Medians are over `stretch` frames, at the end of a recording over half as many more or less, so that memory
+    does not grow with it and that few frames are not measured by themselves.
     """
 
     def __init__(self, signal: float, noise: float, stretch: int) -> None:
@@ -134,12 +135,13 @@ class SignalNoiseMask:
     def add(self, block: np.ndarray) -> None:
         """Take the next frames, log10 of magnitudes, float32 [frames, bins]."""
         self.waiting.append(block)
-        if sum(map(len, self.waiting)) >= self.stretch:
-            self._separate()
+        if sum(map(len, self.waiting)) >= 1.5 * self.stretch:
+            frames = np.concatenate(self.waiting)
+            self._separate(frames[: self.stretch])
+            self.waiting = [frames[self.stretch :]]
 
-    def _separate(self) -> None:
-        magnitudes = 10 ** np.concatenate(self.waiting)
-        self.waiting = []
+    def _separate(self, frames: np.ndarray) -> None:
+        magnitudes = 10**frames
         signal = active_frames(magnitudes, self.signal)
         noise = ~active_frames(magnitudes, self.noise)
         self.done.append(np.where(signal, 1, np.where(noise, 0, 2)).astype(np.uint8)[:, None])
@@ -147,7 +149,8 @@ class SignalNoiseMask:
     def cells(self) -> np.ndarray:
         """Return the mask, uint8 [frames, 1]: 0 noise, 1 signal, 2 neither."""
         if self.waiting:
-            self._separate()
+            self._separate(np.concatenate(self.waiting))
+            self.waiting = []
         return np.concatenate(self.done)
 
 

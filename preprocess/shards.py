@@ -84,7 +84,7 @@ def write_shard(
     offsets: dict[str, float] = {}
     for row, wav in rows:
         try:
-            samples = count_samples(root / wav)
+            samples = count_samples(root / wav, recipe.sample_rate)
             seconds = samples / recipe.sample_rate
             if seconds < row.duration * (1 - SHORTER_SHARE) - SHORTER_SECONDS:
                 raise AudioError("truncated", f"{seconds:.2f} s of {row.duration:.2f} s")

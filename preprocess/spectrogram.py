@@ -23,8 +23,7 @@ def read_samples(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
     """
     try:
         with wave.open(str(path), "rb") as stream:
-            if (stream.getsampwidth(), stream.getnchannels(), stream.getframerate()) != (2, 1, sample_rate):
-                raise AudioError("damaged_wav", f"not 16-bit mono at {sample_rate} Hz")
+            _check_format(stream, sample_rate)
             left = stream.getnframes()
             while left:
                 new = np.frombuffer(stream.readframes(min(left, READ_SAMPLES)), "<i2")
@@ -34,6 +33,11 @@ def read_samples(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
                 yield new
     except _DAMAGE as error:
         raise AudioError("damaged_wav", str(error) or "a chunk that leads out of the file") from None
+
+
+def _check_format(stream: wave.Wave_read, sample_rate: int) -> None:
+    if (stream.getsampwidth(), stream.getnchannels(), stream.getframerate()) != (2, 1, sample_rate):
+        raise AudioError("damaged_wav", f"not 16-bit mono at {sample_rate} Hz")
 
 
 def cut_blocks(chunks: Iterable[np.ndarray], block_frames: int, n_fft: int, hop: int) -> Iterator[np.ndarray]:
@@ -62,15 +66,16 @@ def cut_blocks(chunks: Iterable[np.ndarray], block_frames: int, n_fft: int, hop:
         yield rest[: (len(rest) - n_fft) // hop * hop + n_fft]
 
 
-def count_samples(path: Path) -> int:
-    """Return the number of samples that the header of a WAV file promises, after comparing it with the file's size.
+def count_samples(path: Path, sample_rate: int) -> int:
+    """Return the number of samples that the header of a 16-bit mono WAV promises, as far as the file has that size.
 
     Raises:
         AudioError: reason damaged_wav or truncated.
     """
     try:
         with wave.open(str(path), "rb") as stream:
-            samples, width = stream.getnframes(), stream.getsampwidth() * stream.getnchannels()
+            _check_format(stream, sample_rate)
+            samples, width = stream.getnframes(), stream.getsampwidth()
     except _DAMAGE as error:
         raise AudioError("damaged_wav", str(error) or "a chunk that leads out of the file") from None
     if samples == 0:
@@ -106,7 +111,7 @@ def log_psd(samples: np.ndarray, sample_rate: int, n_fft: int, hop: int, bins: i
     window *= math.sqrt(2.0 / (sample_rate * np.sum(window**2)))
     power = power_spectra(samples, window, n_fft, hop)[:, :bins]
     power[:, 0] /= 2
-    if bins == n_fft // 2 + 1:
+    if n_fft % 2 == 0 and bins == n_fft // 2 + 1:
         power[:, -1] /= 2
     np.maximum(power, np.float32(10.0**floor), out=power)
     np.log(power, out=power)

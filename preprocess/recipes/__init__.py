@@ -16,6 +16,7 @@ A recipe module holds one frozen dataclass named ``Recipe``. Its fields are the 
     blocks(path) -> Iterator[float32 [frames, *shape]]
     new_mask() -> MaskBuilder or KeepAll
     offset(path, samples) -> float       # seconds left out before the first frame; only where that can happen
+    revision                             # counts changes of how values come about; only where there were some
 
 The same front ends as layers for use inside a model are in train/frontend.py.
 """
@@ -79,7 +80,8 @@ def describe(recipe: Any, name: str) -> str:
     if not options.get("silence"):
         options.pop("silence", None)
     step = {"step": recipe.step} if getattr(recipe, "step", USUAL_STEP) != USUAL_STEP else {}
-    return json.dumps({"recipe": name, **options, **step}, sort_keys=True)
+    revision = {"revision": recipe.revision} if getattr(recipe, "revision", 1) > 1 else {}
+    return json.dumps({"recipe": name, **options, **step, **revision}, sort_keys=True)
 
 
 def folder_name(recipe: Any, name: str) -> str:

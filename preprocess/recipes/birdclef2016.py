@@ -45,6 +45,11 @@ class Recipe:
                 )
 
     @property
+    def revision(self) -> int:
+        """2: an odd window has no Nyquist frequency, so that no bin is halved for it."""
+        return 2 if self.n_fft % 2 and self.bins == self.n_fft // 2 + 1 else 1
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sample_rate / self.hop

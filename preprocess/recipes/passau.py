@@ -26,6 +26,11 @@ class Recipe(logmel.Recipe):
     clean: Literal["noisereduce", "chain", "none"] = "noisereduce"  # chain: that of the system's first version
     high_pass: Annotated[float, Between(1)] = 1000.0  # Hz, of the chain
 
+    @property
+    def revision(self) -> int:
+        """2: the end of a recording is cleaned with what comes before it."""
+        return 1 if self.clean == "none" else 2
+
     def sound(self, path: Path) -> Iterator[np.ndarray]:
         """Yield cleaned samples of a recording, float32 in LSB."""
         return cleaning.clean(super().sound(path), self.sample_rate, self.clean, self.high_pass)

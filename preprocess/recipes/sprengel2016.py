@@ -31,7 +31,9 @@ class Recipe:
     bins: Size = 256  # from DC
     signal: Annotated[float, Between(1)] = 3.0  # times the medians of row and column
     noise: Annotated[float, Between(1)] = 2.5
-    median_seconds: Annotated[float, Between(1, 3600)] = 300.0  # longest stretch that medians are taken over
+    median_seconds: Annotated[float, Between(1, 3600)] = (
+        300.0  # stretch that medians are taken over, see SignalNoiseMask
+    )
     storage: Literal["uint8", "float16", "float32"] = "uint8"
 
     def __post_init__(self) -> None:
@@ -43,6 +45,11 @@ class Recipe:
             raise ConfigError(
                 f"Invalid value for features.bins. Received: {self.bins}. Expected: at most {self.n_fft // 2 + 1}."
             )
+
+    @property
+    def revision(self) -> int:
+        """2: the end of a recording is measured with what comes before it."""
+        return 2
 
     @property
     def frame_rate(self) -> float:

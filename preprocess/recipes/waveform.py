@@ -95,7 +95,7 @@ class Recipe:
 
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the frames of a recording, int16 [frames, hop]."""
-        first, last, largest = self.measure(path, count_samples(path))
+        first, last, largest = self.measure(path, count_samples(path, self.sample_rate))
         gain = (FULL_SCALE - 1) / largest if self.peak and largest else 1.0
 
         def chosen() -> Iterator[np.ndarray]:

@@ -187,7 +187,9 @@ options = st.dictionaries(names, values, max_size=4)
 
 
 @given(
-    folder=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12).filter(lambda f: f[:1] != "~"),
+    folder=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
+        lambda name: name[0] != "~"
+    ),
     limit=st.integers(0, 2**40),
     share=st.floats(0, 1),
     mask=st.booleans(),
@@ -392,6 +394,11 @@ class TestFolderNames:
         with pytest.raises(ConfigError, match=r"data\.corpus"):
             load(None, ["data.source=birdclef", "data.root=/"])
 
+    @pytest.mark.parametrize("key", ["data.folder", "train.folder"])
+    def test_a_folder_without_a_name_is_not_the_project(self, key):
+        with pytest.raises(ConfigError, match=rf"{key}\. Received: ''\. Expected: a path"):
+            load(None, [f"{key}="])
+
     def test_root_that_looks_like_a_number(self):
         with pytest.raises(ConfigError, match=r"data\.root.*2016.*str"):
             open_source(load(None, ["data.source=birdclef", "data.root=2016"]).data)
@@ -408,6 +415,16 @@ class TestBind:
         names: list[str] = dataclasses.field(default_factory=list)
         limit: float | None = None
         level: Annotated[float, Between(None, 3)] = 1.0
+
+    def test_a_choice_is_what_was_offered(self):
+        """2.0 would give features another name than 2."""
+
+        def part(*, power: Literal[1, 2] = 1):
+            pass
+
+        assert repr(bind(part, {"power": 2.0}, "features")) == "{'power': 2}"
+        with pytest.raises(ConfigError, match="one of: 1, 2"):
+            bind(part, {"power": True}, "features")
 
     def test_fills_in_the_defaults(self):
         assert bind(self.network, {}, "model") == {"width": 8, "rate": 0.5, "kind": "a", "free": None}

@@ -304,6 +304,17 @@ class TestDeterminism:
         load(config, 1)
         assert path.read_bytes() == good
 
+    def test_a_wav_that_has_come_back_with_its_old_time(self, corpus, tmp_path):
+        config = copy_of(corpus, tmp_path)
+        wav = sorted((config.corpus_dir / "wav_16khz").rglob("*.wav"))[0]
+        wav.rename(tmp_path / "away.wav")
+        load(config, 1)
+        assert [row.reason for row in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["no_wav"]
+        (tmp_path / "away.wav").rename(wav)
+        load(config, 1)
+        assert read_table(config.corpus_dir / "rejected.csv", Reject) == []
+        assert contents(features_folder(config)) == contents(features_folder(corpus))
+
     def test_the_rate_of_bytes_is_told_where_lengths_are_known(self, corpus, tmp_path, capsys):
         config = copy_of(corpus, tmp_path)
         load(config, 1)
@@ -349,6 +360,21 @@ class TestUnusableRecordings:
         assert recordings_of([found]) == recordings_of([expected])
         assert found.frames.tobytes() == expected.frames.tobytes()
         assert read_stamp(tmp_path / "with.h5") == ("x", rejects)
+
+    def test_bad_formats_are_found_before_anything_is_written(self, tmp_path, monkeypatch):
+        """Each that is found later makes the shard start over."""
+        samples = np.zeros(8000, np.int16)
+        for number, rate in enumerate((16_000, 8000, 16_000, 22_050)):
+            naive.write_wav(tmp_path / f"{number}.wav", samples, rate)
+        naive.write_wav(tmp_path / "4.wav", samples.astype(np.uint8))
+        write, written = preprocess.shards._write, []
+        monkeypatch.setattr(preprocess.shards, "_write", lambda *given: (written.append(1), write(*given)))
+        rows = [(Recording(str(i), f"{i}.wav"), f"{i}.wav") for i in range(5)]
+        rejects = write_shard(tmp_path / "a.h5", Recipe(), "{}", tmp_path, rows, "x")
+        assert {reject.file: reject.reason for reject in rejects} == dict.fromkeys(
+            ("1.wav", "3.wav", "4.wav"), "damaged_wav"
+        )
+        assert len(written) == 1
 
     def test_every_reason(self, wavs, tmp_path):
         folder, rows = wavs

@@ -61,6 +61,13 @@ class TestLogPsd:
         found = log_psd(samples, rate, n_fft, hop, n_fft // 2 + 1, naive.FLOOR)
         np.testing.assert_allclose(found, naive.log_psd(samples, n_fft // 2 + 1, rate, n_fft, hop), rtol=0, atol=2e-5)
 
+    @pytest.mark.parametrize("n_fft", [511, 512])
+    def test_the_last_bin_is_halved_at_the_nyquist_frequency_alone(self, n_fft):
+        samples = noise(n_fft * 9)
+        found = log_psd(samples, 16_000, n_fft, n_fft, n_fft // 2 + 1, naive.FLOOR)
+        expected = naive.log_psd(samples, n_fft // 2 + 1, 16_000, n_fft, n_fft)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
     def test_white_noise_has_the_level_of_its_variance(self):
         """E log10 of an exponential with mean 2 sigma^2 / fs: its logarithm less Euler's constant / ln 10."""
         mean = one_shot(noise(16_000 * 20))[:, 1:].mean()
@@ -107,7 +114,7 @@ class TestBlocks:
         frames = [(len(block) - 512) // 256 + 1 for block in blocks]
         assert all((len(block) - 512) % 256 == 0 and block.dtype == np.int16 for block in blocks)
         assert frames[:-1] == [block_frames] * (len(blocks) - 1)
-        assert sum(frames) == count_frames(count_samples(path), 512, 256)
+        assert sum(frames) == count_frames(count_samples(path, 16_000), 512, 256)
         whole = np.pad(samples, (0, max(0, 512 - count)))
         np.testing.assert_allclose(np.concatenate([one_shot(block) for block in blocks]), one_shot(whole), atol=1e-5)
         np.testing.assert_array_equal(blocks[-1][-256:], whole[sum(frames) * 256 : (sum(frames) + 1) * 256])
@@ -130,7 +137,7 @@ def pcm(samples: np.ndarray, rate: int = 16_000, channels: int = 1, kind: int = 
 class TestUnusableFiles:
     @staticmethod
     def read(path):
-        count_samples(path)
+        count_samples(path, 16_000)
         return list(read_blocks(path, 16_000, 30, 512, 256))
 
     def test_the_good_one(self, tmp_path):
@@ -197,7 +204,7 @@ def test_a_wav_whose_chunk_leads_out_of_the_file(tmp_path):
     content = bytearray(path.read_bytes())
     content[36:44] = b"LIST" + (0x7FFFFFFF).to_bytes(4, "little")
     path.write_bytes(content)
-    for read in (count_samples, lambda path: list(read_samples(path, 16_000))):
+    for read in (lambda path: count_samples(path, 16_000), lambda path: list(read_samples(path, 16_000))):
         with pytest.raises(AudioError) as error:
             read(path)
         assert error.value.reason == "damaged_wav"
