@@ -108,7 +108,7 @@ def load(config: Config, jobs: int) -> None:
     todo, rejects = [], list(refused)
     for plan in plans:
         stamp = read_stamp(plan.path)
-        intact = is_intact(plan.path, sealed.get(plan.path.name))
+        intact = is_intact(plan.path, sealed.get(plan.path.name)) and not has_come_back(stamp, wavs)
         if stamp and intact and stamp[0] == plan.inputs and is_newer(plan.path, wav_facts[plan.places], removed):
             rejects += stamp[1]
         else:
@@ -185,6 +185,12 @@ def plan_shards(folder: Path, manifest: Manifest, usable: Sequence[bool]) -> lis
 def is_newer(shard: Path, wavs: np.ndarray, removed: bool) -> bool:
     """Tell whether a shard is newer than its WAV files, by facts as from `look`; removed ones may be unknown."""
     return bool(np.where(is_there(wavs), wavs[:, 1] < shard.stat().st_mtime_ns, removed).all())
+
+
+def has_come_back(stamp: tuple[str, list[Reject]] | None, wavs: Path) -> bool:
+    """Tell whether a WAV is there that a shard with this stamp was made without; its time may be of before."""
+    rejects = stamp[1] if stamp else []
+    return any((wavs / wav_name(reject.file)).is_file() for reject in rejects if reject.reason == "no_wav")
 
 
 def read_refused(config: Config, wavs: Path) -> list[Reject]:

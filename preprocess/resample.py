@@ -47,13 +47,15 @@ def resample(config: Config, jobs: int) -> None:
     """Resample every recording of the manifest that is not resampled yet, or whose WAV is not what was written.
 
     Raises:
-        PipelineError: if sox is missing, the disk is full, or not one recording could be used.
+        PipelineError: if the recordings or sox are missing, the disk is full, or not one recording could be used.
     """
     rate = open_recipe(config.features).sample_rate
     files = list(dict.fromkeys(read_columns(config.corpus_dir / "recordings.csv", Recording, "file")[0]))
     root = read_description(config.corpus_dir).get("root")
     if not root:
         raise PipelineError(f"{config.corpus_dir / 'corpus.json'} is missing. Run stage 1 first.")
+    if not Path(root).is_dir():
+        raise PipelineError(f"There is no folder {root} with the recordings, such as on a disk that is not mounted.")
     folder, names = wav_folder(config.corpus_dir, rate), [wav_name(file) for file in files]
     sealed, made, sources = read_facts(folder, names), look(folder, names), look(Path(root), files)
     before = read_facts(folder, files, SOURCES)
@@ -70,8 +72,9 @@ def resample(config: Config, jobs: int) -> None:
     newer = is_there(made) & is_there(sources) & (made[:, 1] > sources[:, 1])  # as the script sees it
     missing = np.flatnonzero(~newer)
     todo = [files[i] for i in missing]
-    if is_there(sealed[missing]).any():  # so that a kill leaves no facts of files that are made anew
-        sealed[missing] = before[missing] = -1
+    anew = missing[is_there(sources[missing])]
+    if is_there(sealed[anew]).any():  # so that a kill leaves no facts of files that are made anew
+        sealed[anew] = before[anew] = -1
         write_facts(folder, names, sealed)
         write_facts(folder, files, before, SOURCES)
     if not todo:

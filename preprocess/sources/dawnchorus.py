@@ -26,6 +26,7 @@ from joblib import Parallel, delayed
 
 from config import Between, Count, Positive, Share
 from config.commandline import progress
+from preprocess import audio
 from preprocess.sources import Corpus
 from preprocess.sources.birdclef import read_release
 from preprocess.whole import whole_file
@@ -91,7 +92,7 @@ class Source:
         for part in ("TrainingSet", "test"):
             for kind in ("wav", "xml"):
                 (root / part / kind).mkdir(parents=True, exist_ok=True)
-        todo = [task for task in tasks if not all(path.exists() for path in _paths(root, *task))]
+        todo = [task for task in tasks if not _is_whole(*_paths(root, *task))]
         chunks = [todo[i : i + 8] for i in range(0, len(todo), 8)]
         if todo:
             work = Parallel(n_jobs=min(jobs, len(chunks)), return_as="generator_unordered")(
@@ -331,6 +332,15 @@ def _paths(root: Path, part: str, number: int) -> tuple[Path, Path]:
     folder = root / ("TrainingSet" if part == "train" else "test")
     stem = f"LIFECLEF2016_DAWNCHORUS_RN{media_id}"
     return folder / "wav" / f"{stem}.wav", folder / "xml" / f"{stem}.xml"
+
+
+def _is_whole(wav: Path, xml: Path) -> bool:
+    """Tell whether a recording is there, and nothing of it was cut off."""
+    try:
+        audio.probe(wav)
+        return xml.exists()
+    except (OSError, audio.AudioError):
+        return False
 
 
 def _write_recordings(plan: Source, root: Path, tasks: list[tuple[str, int]]) -> None:

@@ -1,6 +1,7 @@
 """The synthetic corpus: the same bytes from the same seed, and species that cannot be told by pitch alone."""
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -186,6 +187,16 @@ class TestDeterminism:
         assert contents(again) == before
         changed = {name for name, time in kept.items() if (again / name).stat().st_mtime_ns != time}
         assert all("RN3." in name or "RN500001." in name for name in changed)
+
+    def test_a_recording_that_was_cut_is_made_again(self, tmp_path):
+        source = Source(species=2, recordings=4, test_recordings=1, seconds=1.0)
+        root = source.fetch(tmp_path, 0, 1)
+        before = contents(root)
+        wav = sorted((root / "TrainingSet" / "wav").iterdir())[2]
+        for size in (wav.stat().st_size // 2, 30, 0):
+            os.truncate(wav, size)
+            source.fetch(tmp_path, 0, 1)
+            assert contents(root) == before
 
     def test_nothing_to_do_changes_nothing(self, root):
         before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

@@ -268,6 +268,22 @@ def test_what_cannot_be_made_again_is_kept(own, tmp_path):
     assert {path: path.read_bytes() for path in wavs} == content
 
 
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_disk_that_is_away_costs_no_seals(own, tmp_path, mounted):
+    """Its folder may be there all the same, and empty."""
+    folder = own.corpus_dir / "wav_16khz"
+    before = [(folder / name).read_bytes() for name in ("sealed.csv", "sources.csv")]
+    text = (own.corpus_dir / "corpus.json").read_text()
+    (own.corpus_dir / "corpus.json").write_text(text.replace(json.loads(text)["root"], str(tmp_path / "disk")))
+    if mounted:
+        (tmp_path / "disk").mkdir()
+        resample(own, 1)
+    else:
+        with pytest.raises(PipelineError, match=r"There is no folder .*/disk with the recordings"):
+            resample(own, 1)
+    assert [(folder / name).read_bytes() for name in ("sealed.csv", "sources.csv")] == before
+
+
 def test_times_of_whole_seconds_are_as_good(tmp_path):
     """So do tar and some disks keep them."""
     path = tmp_path / "a"
