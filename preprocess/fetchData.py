@@ -137,14 +137,20 @@ def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tupl
     """
     homes = [folder.resolve() for folder in roots]
     rejects, seen, unique = [], set(), []
-    outputs: dict[str, str] = {}  # of stage 2, and what each is made of
+    outputs: dict[str, Recording] = {}  # of stage 2, and what each is made of
     for row in sorted(corpus.recordings, key=lambda row: (row.part != "train", row.file)):
         if row.media_id in seen:
             rejects.append(Reject(row.file, "fetch", "duplicate_media_id", f"MediaId {row.media_id} came before"))
             continue
-        if outputs.setdefault(wav_name(row.file), row.file) != row.file:
-            detail = f"resampled it would have the same name as {outputs[wav_name(row.file)]}; give it another one"
+        first = outputs.setdefault(wav_name(row.file), row)
+        if first.file != row.file:
+            detail = f"resampled it would have the same name as {first.file}; give it another one"
             rejects.append(Reject(row.file, "fetch", "duplicate_name", detail))
+            continue
+        if first is not row:
+            reason = "duplicate_recording" if first.class_id == row.class_id else "conflicting_label"
+            detail = f"MediaId {row.media_id} is in the file of MediaId {first.media_id}"
+            rejects.append(Reject(row.file, "fetch", reason, detail))
             continue
         seen.add(row.media_id)
         unique.append(row)

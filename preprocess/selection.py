@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
+import stat
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -169,9 +170,11 @@ def drop_copies(root: Path, recordings: Sequence[Recording]) -> tuple[list[Recor
     sizes: dict[int, list[Recording]] = defaultdict(list)
     for row in recordings:
         try:
-            sizes[(root / row.file).stat().st_size].append(row)
+            facts = (root / row.file).stat()
         except OSError:  # verified later, with a reason of its own
             continue
+        if stat.S_ISREG(facts.st_mode):  # a pipe might never end
+            sizes[facts.st_size].append(row)
     gone: dict[str, Reject] = {}
     for same_size in sizes.values():
         if len(same_size) < 2:

@@ -6,6 +6,7 @@ Task and metadata: Goeau et al., LifeCLEF Bird Identification Task 2016, CEUR Vo
 """
 
 import re
+import stat
 import xml.parsers.expat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -116,15 +117,19 @@ def read_xml(path: Path) -> dict[str, str]:
     """Return the tags of one ``<Audio>`` document as text; missing and empty tags are empty.
 
     Raises:
-        AudioError: reason xml_too_large, xml_malformed or xml_entities.
+        AudioError: reason unreadable, xml_too_large, xml_malformed or xml_entities.
     """
     try:
-        if path.stat().st_size > MAX_XML_BYTES:
+        if not stat.S_ISREG(path.stat().st_mode):  # such as a pipe, which might never end
+            raise audio.AudioError("unreadable", "no ordinary file")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_XML_BYTES + 1)
+        if len(content) > MAX_XML_BYTES:
             raise audio.AudioError("xml_too_large", f"more than {MAX_XML_BYTES} bytes")
-        document = xmltodict.parse(path.read_bytes())
+        document = xmltodict.parse(content)
     except xml.parsers.expat.ExpatError as error:
         raise audio.AudioError("xml_malformed", str(error)) from None
-    except OSError as error:  # a folder, a dangling link
+    except OSError as error:  # a dangling link
         raise audio.AudioError("unreadable", str(error.strerror)) from None
     except (ValueError, RecursionError, LookupError) as error:  # LookupError: an encoding that nobody knows
         raise audio.AudioError("xml_entities" if "entities" in str(error) else "xml_malformed", str(error)) from None

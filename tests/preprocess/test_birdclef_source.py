@@ -484,11 +484,16 @@ class TestHostileFiles:
         release.add(ClassId=class_id)
         assert release.reasons() == {"TrainingSet/xml/RN1.xml": "bad_class_id"}
 
-    @pytest.mark.parametrize("kind", ["dangling link", "folder"])
+    @pytest.mark.parametrize("kind", ["dangling link", "folder", "pipe", "endless"])
     def test_xml_that_is_no_file(self, release, kind):
         release.add()
         path = release.root / "TrainingSet/xml/odd.xml"
-        path.mkdir() if kind == "folder" else path.symlink_to("nowhere")
+        {
+            "folder": path.mkdir,
+            "pipe": lambda: os.mkfifo(path),
+            "endless": lambda: path.symlink_to("/dev/zero"),
+            "dangling link": lambda: path.symlink_to("nowhere"),
+        }[kind]()
         corpus = release.read()
         assert [row.media_id for row in corpus.recordings] == ["1"]
         assert len(corpus.rejects) <= 1
@@ -535,6 +540,19 @@ class TestLayout:
 
 
 class TestManifest:
+    @pytest.mark.parametrize(
+        ("class_id", "reason"), [("onzvdf", "duplicate_recording"), ("other", "conflicting_label")]
+    )
+    def test_two_of_one_file(self, release, tmp_path, class_id, reason):
+        release.add(MediaId="5")
+        again = xmltodict.unparse({"Audio": EXAMPLE | {"MediaId": "6", "FileName": "RN1.wav", "ClassId": class_id}})
+        release.xml("RN2", again)
+        config = small_config(tmp_path, release.root)
+        fetch(config, 1)
+        assert [row.media_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)] == ["5"]
+        rejects = read_table(config.corpus_dir / "rejected.csv", Reject)
+        assert [(row.file, row.reason) for row in rejects] == [("TrainingSet/wav/RN1.wav", reason)]
+
     def test_duplicate_media_id_keeps_the_first_in_order(self, release, tmp_path):
         release.add(MediaId="5")
         release.add(MediaId="5")

@@ -1,5 +1,6 @@
 """The rules of [data.select]: each removes what it says, says so, and nothing else."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -320,6 +321,16 @@ class TestCopies:
         left, rejects = drop_copies(tmp_path, rows)
         assert [row.media_id for row in left] == ["1", "2", "5", "6"]
         assert [(r.file, r.reason) for r in rejects] == [("3", "duplicate_content"), ("4", "conflicting_label")]
+
+    def test_pipes_are_not_read(self, tmp_path):
+        rows = [
+            self.write(tmp_path, "1", b"", "a"),
+            Recording("2", "2", class_id="a"),
+            Recording("3", "3", class_id="a"),
+        ]
+        for name in "23":
+            os.mkfifo(tmp_path / name)
+        assert drop_copies(tmp_path, rows) == (rows, [])
 
     def test_the_test_part_keeps_its_copy(self, tmp_path):
         rows = [self.write(tmp_path, "1", b"same", "a"), self.write(tmp_path, "2", b"same", "", "test")]
