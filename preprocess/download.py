@@ -40,7 +40,8 @@ def fetch_archives(urls: Sequence[str], folder: Path, keep: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     todo = [url for url in urls if not _marker(folder, url).exists()]
     sizes = {url: remote_size(url) for url in todo}
-    new = [url for url in todo if not _begun(folder, url).exists()]  # of the others, unpacking looks for room
+    half_done = [url for url in todo if _begun(folder, url).exists() and (folder / Path(url).name).exists()]
+    new = [url for url in todo if url not in half_done]  # of the others, unpacking looks for room
     present = sum(
         path.stat().st_size
         for url in new

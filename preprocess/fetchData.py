@@ -122,7 +122,7 @@ def check_apart(folder: Path, roots: Iterable[Path]) -> None:
         if home.is_relative_to(root) and not root.is_relative_to(home / "raw"):
             raise ConfigError(
                 f"Invalid value for data.folder. The corpus would be made in {home}. Expected: a folder outside of its "
-                f"recordings in {root}, such as --set data.folder=birdclef_data."
+                f"recordings in {root}, or recordings in a folder beside it."
             )
 
 

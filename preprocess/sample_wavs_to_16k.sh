@@ -78,9 +78,9 @@ mp3_seconds() { # what an MP3 promises in its first frame, behind ID3; 0 where t
   at=$(od -An -t u1 -N 10 "$in" | awk "{ print (\$1 \$2 \$3 == 736851) * (10 + \$10 + 128 * (\$9 + 128 * (\$8 + 128 * \$7))) }")
   tag=$(tail -c +$((at + 1)) "$in" | head -c 256 | LC_ALL=C grep -abo -e Xing -e Info -e VBRI | head -n 1)
   [ -n "$tag" ] || { echo 0; return; }
-  case $tag in *VBRI) count=14 ;; *) count=8 ;; esac
-  od -An -v -t u1 -j $((at + ${tag%%:*} + count)) -N 4 "$in" | awk -v rate="$(soxi -r "$in" 2>/dev/null)" \
-    "rate { print (((\$1 * 256 + \$2) * 256 + \$3) * 256 + \$4) * (rate < 32000 ? 576 : 1152) / rate }"
+  case $tag in *VBRI) count=13 flag=1 ;; *) count=7 flag="\$1 % 2" ;; esac # whether the number is there, in the byte before it
+  od -An -v -t u1 -j $((at + ${tag%%:*} + count)) -N 5 "$in" | awk -v rate="$(soxi -r "$in" 2>/dev/null)" \
+    "rate && $flag { print (((\$2 * 256 + \$3) * 256 + \$4) * 256 + \$5) * (rate < 32000 ? 576 : 1152) / rate }"
 }
 only_message() { # take the names of files, which may have any words, out of what was said
   for name in "$part" "$source" "$in"; do

@@ -31,9 +31,7 @@ class Recipe:
     bins: Size = 256  # from DC
     signal: Annotated[float, Between(1)] = 3.0  # times the medians of row and column
     noise: Annotated[float, Between(1)] = 2.5
-    median_seconds: Annotated[float, Between(1, 3600)] = (
-        300.0  # stretch that medians are taken over, see SignalNoiseMask
-    )
+    median_seconds: Annotated[float, Between(1, 3600)] = 300.0  # stretch that medians are taken over, or nearly
     storage: Literal["uint8", "float16", "float32"] = "uint8"
 
     def __post_init__(self) -> None:

@@ -509,6 +509,8 @@ class TestRejects:
         (folder / "b.mp3").write_bytes(whole + bytes(len(whole)))
         (folder / "c.mp3").write_bytes(title + bare + bytes(len(whole)))
         (folder / "cut.mp3").write_bytes(title + whole[: len(whole) // 2])
+        at = whole.index(b"Info") + 7
+        (folder / "d.mp3").write_bytes(whole[:at] + bytes([whole[at] & 0xFE, 0xFF]) + whole[at + 2 :])  # no such number
         assert run(folder, tmp_path / "out").returncode == 0
         assert rejected(tmp_path / "out") == {"cut.mp3": "truncated"}
         assert min(len(naive.read_wav(path)) for path in (tmp_path / "out").glob("*.wav")) >= 160_000
