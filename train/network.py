@@ -18,6 +18,7 @@ from train.frontend import open_frontend
 from train.losses import Loss, needs_attention
 from train.models import open_network
 from train.start_weights import weighted_layers
+from train.texture import TEXTURE_LOGITS
 
 STATISTICS_SEGMENTS = 4096  # segments that the mean and deviation of the bins are estimated from
 WORTH_COMPILING = 10  # steps of an epoch
@@ -207,7 +208,10 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
 
     It takes [codes, targets, *companions] and returns logits and (augmented) targets side by side,
     [batch, outputs + classes], so that the loss sees both; it shares all its weights with `model`. Companions are
-    the further segments that augmentations ask for (see `augment.needs`), shaped like the codes.
+    the further segments that augmentations ask for (see `augment.needs`), shaped like the codes. What a network makes
+    of the texture learns for itself, from segments as they are, and has as many rows of its own behind the others: with
+    one loss for their mean one of the two would leave the work to the other, and masks and mixtures have textures of
+    their own.
     """
     decode, standardise, network = model.get_layer("decode"), model.get_layer("standardise"), model.layers[-1]
     outputs, classes = model.output_shape[-1], loss.classes(model.output_shape[-1])
@@ -222,6 +226,15 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
             "train.loss.pool = attention weighs the segments of a bag, and learns nothing with one. "
             "Take more: --set train.bag=4."
         )
+    if loss.attention and len(learners(network)) > 1:
+        raise ConfigError(
+            "model.texture = true has no weights of segments, as train.loss.pool = attention needs them. "
+            "Leave one of them out: --set model.texture=false, or --set train.loss.pool=log_mean_exp."
+        )
+
+    def image_of_values(values: Any) -> Any:
+        return standardise(model.get_layer("frontend")(values) if decode.is_sound else values)
+
     with precision(config.train.precision):
         codes = keras.Input(model.input_shape[1:], dtype=model.input.dtype, name="codes")
         given = keras.Input((classes,), dtype="float32", name="targets")
@@ -229,18 +242,21 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
             need: keras.Input(model.input_shape[1:], dtype=model.input.dtype, name=f"{need}_codes")
             for need in needs(config.train.augment)
         }
-        values, targets = decode(codes), given
+        plain = values = decode(codes)
+        targets = given
         for layer in layers:
             if layer.domain != "image":
                 further = [decode(others[layer.need])] if layer.need else []
                 values, targets = layer(values, targets, *further)
-        if decode.is_sound:
-            values = model.get_layer("frontend")(values)
-        image = standardise(values)
+        image = image_of_values(values)
         for layer in layers:
             if layer.domain == "image":
                 image, targets = layer(image, targets)
-        joined = keras.layers.Concatenate(dtype="float32")([network(image), targets])
+        learner, *further = learners(network)
+        joined = keras.layers.Concatenate(dtype="float32")([learner(image), targets])
+        for texture in further:
+            own = keras.layers.Concatenate(dtype="float32")([texture(image_of_values(plain)), given])
+            joined = keras.layers.Concatenate(axis=0, dtype="float32")([joined, own])
     trainer = keras.Model([codes, given, *others.values()], joined)
 
     def compute(_: Any, joined: Any) -> Any:
@@ -257,6 +273,14 @@ def build_trainer(config: Config, model: keras.Model, loss: Loss, steps_per_epoc
     mean = keras.metrics.MeanMetricWrapper(acc, name="acc")  # a bare function gets its variables in the first step,
     trainer.compile(optimizer, compute, metrics=[mean], jit_compile=compiled)  # which TensorFlow then traces twice
     return trainer
+
+
+def learners(network: keras.Model) -> list[keras.Model]:
+    """Return the models from images to logits that learn each for itself: the network, or its image and its texture."""
+    layers = {layer.name: layer for layer in network.layers}
+    if TEXTURE_LOGITS not in layers:
+        return [network]
+    return [keras.Model(network.input, layers[name].output) for name in ("logits", TEXTURE_LOGITS)]
 
 
 def compiler(trainer: keras.Model, network: keras.Model, steps_per_epoch: int) -> str | bool:

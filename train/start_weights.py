@@ -26,7 +26,7 @@ from train.models.application import open_backbone
 from train.run import Run
 
 # Layers that are made for the classes, and what only they use.
-OUTPUTS = ("logits", "further_logits", "further_normalisation", "attention")
+OUTPUTS = ("logits", "texture_normalisation", "texture_hidden", "texture_logits", "attention")
 NAMES_SHOWN = 8  # of the layers without starting weights, in the log
 
 # Scopes of the AudioSet checkpoint in the order of the layers; each holds `weights` and `biases`.

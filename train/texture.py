@@ -1,46 +1,86 @@
 """What a segment sounds like as a whole, wherever in it: statistics of its bands, as of a sound texture.
 
-Rain, engines, surf and choruses of insects have no event that a network could find, but level, spread and rhythm
-(McDermott and Simoncelli 2011, doi 10.1016/j.neuron.2011.06.032).
+Rain, engines, surf and choruses of insects have no event that a network could find, but a spectrum, a rhythm, and bands
+that move together (McDermott and Simoncelli 2011, doi 10.1016/j.neuron.2011.06.032).
 """
 
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from keras import ops
 
 from preprocess.spectrogram import hann
 
-GROUPS = 16  # of bins, for the modulation spectrum
+TEXTURE_LOGITS = "texture_logits"  # name of the layer that classifies by it
+BANDS = 32  # whose correlations are taken
+DISTANCES = (1, 2, 4, 8, 16)  # between correlated bands
+CEPSTRA = 20
+GROUPS = 16  # of bins, for rhythm
 RATES = 16  # ranges of rates whose power is averaged, each wider than the one before
 PEAKS = 5  # ranges of rates whose strongest one is compared with the others
-SMALLEST = 1e-2  # power of a modulation, in squares of the image's units
+LAGS = 4  # ranges of times after which a group is compared with itself
+SMALLEST = 1e-2  # deviation, in the image's units, and power of a modulation, in squares of them
 
 
 def texture(image: Any) -> Any:
     """Return statistics over time of an image [batch, bins, frames, channels], float32 [batch, features].
 
-    Per channel: mean and standard deviation of every bin; and of every group of bins the logarithm of its modulation
-    spectrum (periodogram with a Hann window), averaged over ranges of rates, and by how much the strongest rate of
-    a wider range stands out from the range's mean, which tells a rotor from the wind.
+    They are those of the mean over channels, and do not depend on how loud it is: mean and standard deviation of every
+    bin; correlations between bands; how far cepstral coefficients, and their differences from frame to frame, spread;
+    and of every group of bins its rhythm, see `rhythm`.
     """
-    bins, frames = image.shape[1:3]
-    x = ops.transpose(ops.cast(image, "float32"), (0, 3, 1, 2))
-    groups = min(GROUPS, bins)
-    member = np.arange(bins) * groups // bins == np.arange(groups)[:, None]
-    level = ops.matmul((member / member.sum(axis=1, keepdims=True)).astype(np.float32), x)
+    x = ops.mean(ops.cast(image, "float32"), axis=-1)
+    spectrum = ops.mean(x, axis=-1, keepdims=True)
+    x = x - spectrum
+    bins = x.shape[1]
+    bands = group(x, BANDS)
+    bands = bands / deviation(bands)[..., None]
+    basis = scipy.fft.dct(np.eye(bins), axis=0, norm="ortho")[1 : CEPSTRA + 1].astype(np.float32)
+    cepstra = ops.matmul(basis / np.sqrt(bins).astype(np.float32), x)
+    parts = [(spectrum - ops.mean(spectrum, axis=1, keepdims=True))[..., 0], deviation(x)]
+    parts += [ops.mean(bands[:, k:] * bands[:, :-k], axis=-1) for k in DISTANCES if k < bands.shape[1]]
+    parts += [ops.log(deviation(values)) for values in (cepstra, cepstra[..., 1:] - cepstra[..., :-1])]
+    parts += rhythm(group(x, GROUPS))
+    return ops.concatenate(parts, axis=-1)
+
+
+def rhythm(levels: Any) -> list[Any]:
+    """Return statistics of the modulation spectra of levels with mean 0, [batch, groups, frames], each [batch, groups].
+
+    The spectrum is a periodogram with a Hann window. Of ranges of rates, logarithms: their mean, and by how much the
+    strongest rate of a wider range stands out, which tells a rotor from the wind. Of ranges of lags: the largest and
+    smallest autocorrelation, which is the spectrum's inverse transform.
+    """
+    frames = levels.shape[-1]
     taper = hann(frames)
-    moving = (level - ops.mean(level, axis=-1, keepdims=True)) * taper.astype(np.float32)
     rates = np.arange(1, max(2, frames // 2))  # periods in a segment
-    angle = 2 * np.pi / frames * np.arange(frames)[:, None] * rates
-    scale = 1 / np.sqrt(max(np.sum(taper**2), 1.0))
-    waves = [ops.matmul(moving, (wave(angle) * scale).astype(np.float32)) for wave in (np.cos, np.sin)]
-    power = ops.log(waves[0] ** 2 + waves[1] ** 2 + SMALLEST)
-    parts = [ops.mean(x, axis=-1), ops.sqrt(ops.var(x, axis=-1) + 1e-6)]
-    parts += [ops.mean(power[..., low:high], axis=-1) for low, high in ranges(len(rates), RATES)]
+    turns = 2 * np.pi / frames * np.arange(frames)[:, None] * rates
+    moving = levels * (taper / np.sqrt(max(np.sum(taper**2), 1.0))).astype(np.float32)
+    power = sum(ops.matmul(moving, wave(turns).astype(np.float32)) ** 2 for wave in (np.cos, np.sin))
+    logs = ops.log(power + SMALLEST)
+    parts = [ops.mean(logs[..., low:high], axis=-1) for low, high in ranges(len(rates), RATES)]
     for low, high in ranges(len(rates), PEAKS):
-        parts.append(ops.max(power[..., low:high], axis=-1) - ops.mean(power[..., low:high], axis=-1))
-    return ops.concatenate([ops.reshape(part, (-1, part.shape[1] * part.shape[2])) for part in parts], axis=-1)
+        parts.append(ops.max(logs[..., low:high], axis=-1) - ops.mean(logs[..., low:high], axis=-1))
+    lags = max(1, frames // 4)
+    again = ops.matmul(power, np.cos(turns[1 : lags + 1]).T.astype(np.float32))
+    again = again / (ops.sum(power, axis=-1, keepdims=True) + SMALLEST)
+    for low, high in ranges(lags, LAGS):
+        parts += [ops.max(again[..., low:high], axis=-1), ops.min(again[..., low:high], axis=-1)]
+    return parts
+
+
+def deviation(values: Any) -> Any:
+    """Return the standard deviation over the last axis, a little more where there is hardly any."""
+    return ops.sqrt(ops.var(values, axis=-1) + SMALLEST**2)
+
+
+def group(x: Any, groups: int) -> Any:
+    """Return the means of groups of neighbouring bins of [batch, bins, frames], [batch, at most `groups`, frames]."""
+    bins = x.shape[1]
+    groups = min(groups, bins)
+    member = np.arange(bins) * groups // bins == np.arange(groups)[:, None]
+    return ops.matmul((member / member.sum(axis=1, keepdims=True)).astype(np.float32), x)
 
 
 def ranges(count: int, parts: int) -> list[tuple[int, int]]:

@@ -305,6 +305,46 @@ def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(cor
     np.testing.assert_array_equal(joined[:, 3:], targets)
 
 
+def texture_trainer(reader: Any, *overrides: str) -> tuple[keras.Model, keras.Model]:
+    """Return a model with texture, and the trainer around it."""
+    network = ("model.network=residual", "model.width=4", "model.stages=[1]", "model.texture=true")
+    config = settings(*network, *overrides)
+    model = build_model(config, reader.encoding, reader.shape, 3)
+    return model, build_trainer(config, model, open_loss(config.train.loss), 1)
+
+
+def test_texture_learns_for_itself_from_segments_as_they_are(reader):
+    """Behind the rows of the image there are as many of the texture, which augmentations do not reach."""
+    model, trainer = texture_trainer(reader, "train.augment={gaussian_noise={most=5.0}}")
+    codes, targets = reader.read([0, 3], [0, 0]), np.array([[1, 0, 0], [0, 0.5, 1]], np.float32)
+    joined = values(trainer([codes, targets], training=False))
+    assert joined.shape == (4, 6)
+    np.testing.assert_array_equal(joined[:, 3:], [*targets, *targets])
+    network = model.layers[-1]
+    parts = keras.Model(network.input, [network.get_layer(name).output for name in ("logits", "texture_logits")])
+    image, texture = map(values, parts(model.get_layer("standardise")(model.get_layer("decode")(codes))))
+    np.testing.assert_allclose(joined[2:, :3], texture, rtol=1e-4, atol=1e-4)
+    assert np.abs(joined[:2, :3] - image).max() > 1e-3
+    np.testing.assert_allclose(model.predict_on_batch(codes), (image + texture) / 2, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_step_with_texture_changes_both_parts(reader):
+    model, trainer = texture_trainer(reader)
+    before = {weight.path: values(weight).copy() for weight in model.trainable_weights}
+    codes, targets = reader.read([0, 1, 2, 3], [0, 0, 0, 0]), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    trainer.train_on_batch([codes, targets], np.zeros(4))
+    unchanged = [
+        weight.path for weight in model.trainable_weights if np.array_equal(before[weight.path], values(weight))
+    ]
+    assert unchanged == []
+
+
+def test_texture_weighs_no_segments(reader):
+    with pytest.raises(ConfigError, match=r"model\.texture = true has no weights of segments.*model\.texture=false"):
+        texture_trainer(reader, "train.loss={name='pooled', pool='attention'}", "train.bag=2")
+
+
 def test_the_model_is_its_parts_one_after_the_other(corpus, reader):
     model = build_model(corpus, reader.encoding, reader.shape, 3)
     stage, network = model.get_layer("standardise"), model.layers[-1]

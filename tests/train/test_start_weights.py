@@ -510,7 +510,7 @@ def test_what_texture_adds_is_no_backbone():
     network = residual.build((24, 30, 1), 3, width=4, texture=True)
     freeze(network, "backbone")
     trained = {layer.name for layer in network.layers if layer.trainable_weights}
-    assert trained == {"further_normalisation", "further_logits", "logits"}
+    assert trained == {"texture_normalisation", "texture_hidden", "texture_logits", "logits"}
     features = keras.Model(network.input, network.get_layer("logits").input)
     assert features.output_shape == (None, 32)  # of embeddings: 4 filters, doubled by three stages
 

@@ -7,9 +7,11 @@ from keras import layers
 
 from config import Count, Positive, Share
 from train.models.resnet import Pool, finish
+from train.texture import TEXTURE_LOGITS
 from train.texture import texture as statistics
 
 TEXTURE_DROPOUT = 0.5
+TEXTURE_UNITS = 16 / 3  # hidden ones per filter: 128 for 24
 
 
 def build(
@@ -32,7 +34,8 @@ def build(
         pool: of the features over the image: see `resnet.pool_features`.
         dropout: before the logits.
         momentum: of the batch normalisation's running statistics.
-        texture: whether the logits also have a part that is linear in the image's texture, see `train.texture`.
+        texture: whether the logits are the mean of those from the image and those that a small network makes of the
+            statistics of `train.texture`. Each of the two learns for itself, see `network.build_trainer`.
 
     Returns:
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
@@ -62,13 +65,18 @@ def build(
             branch = convolve(inner, filters, stride=2 if first else 1)
             branch = convolve(activate(branch), filters)
             x = layers.Add()([branch, shortcut])
-    beside = None
-    if texture:
-        beside = layers.BatchNormalization(momentum=momentum, dtype="float32", name="further_normalisation")(
-            statistics(image)
-        )
-        beside = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(beside)
-    return finish(image, activate(x), classes, dropout, "residual", pool, beside)
+    model = finish(image, activate(x), classes, dropout, "residual", pool)
+    if not texture:
+        return model
+    further = layers.BatchNormalization(momentum=momentum, dtype="float32", name="texture_normalisation")(
+        statistics(image)
+    )
+    further = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(further)
+    units = round(TEXTURE_UNITS * choose_width(classes))
+    further = layers.Dense(units, activation="relu", dtype="float32", name="texture_hidden")(further)
+    further = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(further)
+    further = layers.Dense(classes, dtype="float32", name=TEXTURE_LOGITS)(further)
+    return keras.Model(image, layers.Average(dtype="float32")([model.output, further]), name=model.name)
 
 
 def choose_width(classes: int) -> int:

@@ -99,21 +99,12 @@ def residual_stages(
     return x
 
 
-def finish(
-    image: Any, x: Any, classes: int, dropout: float, name: str, pool: Pool = "mean", beside: Any = None
-) -> keras.Model:
-    """Return the model that pools features [batch, frequency, time, features] and classifies them.
-
-    The logits are linear in the pooled features, and in those `beside` them, [batch, further features], if given.
-    """
+def finish(image: Any, x: Any, classes: int, dropout: float, name: str, pool: Pool = "mean") -> keras.Model:
+    """Return the model that pools features [batch, frequency, time, features] and classifies them."""
     x = pool_features(x, pool)
     if dropout:
         x = layers.Dropout(dropout)(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)
-    if beside is not None:
-        further = layers.Dense(classes, use_bias=False, dtype="float32", name="further_logits")(beside)
-        logits = layers.Add(dtype="float32")([logits, further])
-    return keras.Model(image, logits, name=name)
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="logits")(x), name=name)
 
 
 def pool_features(x: Any, how: Pool) -> Any:
