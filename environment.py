@@ -42,11 +42,23 @@ def enter() -> None:
     python = VENV / "bin" / "python"
     if Path(sys.prefix).resolve() == VENV.resolve() or os.environ.get("BIRDSONG_ANY_PYTHON"):
         return
-    if not python.exists():
-        sys.exit(f"error: there is no environment in {VENV} yet. Make it with: bash {PROJECT / 'environment.sh'}")
     arguments = getattr(sys, "orig_argv", [sys.executable, *sys.argv])[1:]  # the first: with Python's own, from 3.10
-    os.execv(python, [str(python), *arguments])  # noqa: S606
+    try:
+        os.execv(python, [str(python), *arguments])  # noqa: S606
+    except FileNotFoundError:
+        sys.exit(f"error: there is no environment in {VENV} yet. Make it with: bash {PROJECT / 'environment.sh'}")
+    except OSError as error:
+        sys.exit(f"error: cannot start {python}: {error.strerror}. Choose another environment: BIRDSONG_VENV=FOLDER")
 
 
+def say_interrupted(kind: type, error: BaseException, trace: object) -> None:
+    """Report what nobody caught: an interrupt, as while a command still imports, in one line; see sys.excepthook."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("error: interrupted", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = say_interrupted
 enter()
 sys.meta_path.insert(0, Later)

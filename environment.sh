@@ -50,6 +50,10 @@ is_whole() { # whether packages can be installed into the environment
     && { command -v uv >/dev/null || "$BIRDSONG_VENV/bin/python" -m pip --version >/dev/null 2>&1; }
 }
 
+may_remove() { # whether an environment that cannot be used may go: half made ones, and the project's own
+  [ ! -e "$BIRDSONG_VENV/.installed" ] || { [ "$BIRDSONG_VENV" -ef "$project/.venv" ] && [ -O "$BIRDSONG_VENV" ]; }
+}
+
 make_environment() {
   local lock=${BIRDSONG_LOCK:-} python installer
   [ -n "$lock" ] || { lock=requirements.lock; if have_gpu; then lock=requirements-cuda.lock; fi; }
@@ -59,7 +63,13 @@ make_environment() {
   python=$(find_python) || { install_packages python3 python3-venv; python=$(find_python); } \
     || fail "Python 3.11, 3.12 or 3.13 is needed; point BIRDSONG_PYTHON at one"
   if ! is_whole; then
-    if [ -f "$BIRDSONG_VENV/pyvenv.cfg" ]; then rm -rf "$BIRDSONG_VENV"; fi # half made, or its Python has gone
+    if [ -f "$BIRDSONG_VENV/pyvenv.cfg" ]; then
+      may_remove || fail "$BIRDSONG_VENV was finished, but its Python $(readlink "$BIRDSONG_VENV/bin/python") cannot be" \
+        "reached by $(id -un), or has no pip. Bring that back, or make another environment: BIRDSONG_VENV=FOLDER $0"
+      rm -rf "$BIRDSONG_VENV" # half made, or its Python has gone
+    elif [ -n "$(ls -A "$BIRDSONG_VENV" 2>&1)" ] && [ -e "$BIRDSONG_VENV" ]; then
+      fail "$BIRDSONG_VENV is no environment, or cannot be read by $(id -un); choose an empty or new folder: BIRDSONG_VENV=FOLDER $0"
+    fi
     log "making the environment $BIRDSONG_VENV with $("$python" --version)"
     if command -v uv >/dev/null; then
       uv venv -q --python "$python" "$BIRDSONG_VENV" || fail "uv could not make $BIRDSONG_VENV"
