@@ -33,7 +33,7 @@ from preprocess.metadata import (
 )
 from preprocess.pieces import MAX_PIECE_SECONDS, cut, seconds
 from preprocess.recordings import Recording, Reject, Species
-from preprocess.sources import Corpus, find_root
+from preprocess.sources import Corpus, expanded, find_root
 from preprocess.whole import whole_file
 
 _CLEANED = {
@@ -79,6 +79,12 @@ class Source:
             return root
         cut_pieces(root, list(read_rows(root / self.table)), raw / "pieces")
         return raw / "pieces"
+
+    def others(self) -> list[Path]:
+        """Return the table where it lies outside root."""
+        root = expanded(self.root).resolve()
+        path = (root / self.table).resolve()
+        return [] if path.is_relative_to(root) else [path]
 
     def read(self, root: Path) -> Corpus:
         """Return the recordings of the table.

@@ -343,6 +343,24 @@ class TestTable:
         assert len(read_table(config.corpus_dir / "recordings.csv", Recording)) == 2
         assert [r.reason for r in read_table(config.corpus_dir / "rejected.csv", Reject)] == ["duplicate_media_id"]
 
+    @pytest.mark.parametrize("absolute", [True, False])
+    @pytest.mark.parametrize("merged", [True, False])
+    def test_a_changed_table_outside_of_the_folder_is_noticed(self, tmp_path, absolute, merged):
+        place, root = tmp_path / "tables" / "own.csv", tmp_path / "birds"
+        self.read(root, "file,label\n")
+        place.parent.mkdir()
+        name = str(place) if absolute else "../tables/own.csv"
+        options = [f"data.root={root}", f"data.table={name}", "data.source=table"]
+        if merged:
+            self.read(tmp_path / "more", "file,label\na.wav,z\n")
+            part = f"{{source='table', root='{root}', table='{name}'}}"
+            options = ["data.source=merged", f"data.parts=[{part}, {{source='table', root='{tmp_path / 'more'}'}}]"]
+        config = configuration.load(None, [*options, f"data.folder={tmp_path}", "data.corpus=c"])
+        for label in ("x", "y"):
+            place.write_text(f"file,label\na.wav,{label}\n")
+            fetch(config, 1)
+            assert label in {row.class_id for row in read_table(config.corpus_dir / "recordings.csv", Recording)}
+
     def test_odd_links_and_names_cost_only_themselves(self, tmp_path):
         """A link to itself, a name that is no UTF-8, and a linked folder; all are listed."""
         root = tmp_path / "birds"
