@@ -61,6 +61,24 @@ def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:
     return config, model, open_loss(config.train.loss, noise_class)
 
 
+def open_known(target: Run, config: Config) -> Any:
+    """Return the training part of a run's corpus, a `train.trainModel.Dataset`, if it is what the run was trained on.
+
+    Raises:
+        PipelineError: if its recordings, features or species have changed since.
+    """
+    from train.trainModel import open_stamped
+
+    data, stamp = open_stamped(config)
+    target.check_stamp(stamp)
+    if [kind.class_id for kind in data.species] != [kind.class_id for kind in target.read_species()]:
+        raise PipelineError(
+            f"The species of {config.corpus_dir} have changed since {target.folder} was started. "
+            "Start another run with --set train.run=NAME, or remove that folder."
+        )
+    return data
+
+
 def load_network(target: Run, monitor: str, output: Output) -> Any:
     """Return the model of a run from codes to its logits or embeddings; raises as `load_run`."""
     model = load_run(target, monitor)[1]

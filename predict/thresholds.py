@@ -125,16 +125,14 @@ def samples_of_run(target: Run) -> Samples:
     """Score the recordings that a run has held back; a recording's score is that of its best segment.
 
     Raises:
-        PipelineError: if there is none.
+        PipelineError: if there is none, or the corpus has changed since the run was trained.
     """
-    from predict.scores import load_run
-    from preprocess.loadData import features_folder
-    from preprocess.segments import list_segments, open_shards
+    from predict.scores import load_run, open_known
+    from preprocess.segments import list_segments
     from train.scoring import segment_logits, split
-    from train.trainModel import open_dataset
 
     config, model, loss = load_run(target)
-    data = open_dataset(config, open_shards(features_folder(config), "train"))
+    data = open_known(target, config)
     sides = target.read_split()
     by_side = {
         name: np.array([i for i, media_id in enumerate(data.reader.media_id) if sides.get(media_id) == name], int)
