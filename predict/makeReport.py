@@ -34,6 +34,7 @@ from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
 from predict.evaluate import TITLES, best_species, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
+from predict.scores import load_run, open_known
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, plt, table, write_page
@@ -61,6 +62,7 @@ class Facts:
     recordings: list[Recording]
     species: list[Species]
     rejects: list[Reject]
+    split: dict[str, str]  # media id -> side in the run
     history: list[dict[str, float]]
     ranking: Ranking
     part: str  # train or test, whose recordings the ranking covers
@@ -88,6 +90,7 @@ def gather(target: Run) -> Facts:
     baseline = None
     known = (corpus / "truth.csv").exists()
     if known and predictions.exists() and target.has_predicted(predictions, config.train.monitor):
+        warn_of_changes(target, config)
         truth = read_truth(corpus / "truth.csv")
         ranking = compare(read_run_file(predictions), truth)
         part, scored = "test", f"{len(truth)} test recordings"
@@ -107,6 +110,7 @@ def gather(target: Run) -> Facts:
         recordings,
         target.read_species(),
         read_table(rejected, Reject) if rejected.exists() else [],
+        target.read_split(),
         target.read_history(),
         ranking,
         part,
@@ -115,13 +119,24 @@ def gather(target: Run) -> Facts:
     )
 
 
+def warn_of_changes(target: Run, config: Config) -> None:
+    """Say that a page shows other recordings, features or species than the run was trained on."""
+    try:
+        open_known(target, config)
+    except PipelineError as error:
+        log(f"warning: {error}")
+
+
 def score_validation(target: Run, recordings: Sequence[Recording]) -> Ranking:
-    """Score the validation recordings of a run with its best weights."""
-    from predict.scores import load_run
+    """Score the validation recordings of a run with its best weights.
+
+    Raises:
+        PipelineError: if there are none, or the corpus has changed since the run was trained.
+    """
     from train.scoring import score_recordings
 
     config, model, loss = load_run(target)
-    reader = open_view(open_shards(features_folder(config), "train"), config.features)
+    reader = open_known(target, config).reader
     split = target.read_split()
     chosen = [i for i, media_id in enumerate(reader.media_id) if split.get(media_id) == "validation"]
     if not chosen:
@@ -284,7 +299,7 @@ def section_species(facts: Facts) -> str:
     predicted = best >= 0
     np.add.at(confusion, (ranking.labels[predicted], best[predicted]), 1)
     precision = average_precision(ranking.scores.T, main_species(ranking.labels, len(ranking.classes)).T)
-    trained = Counter(row.class_id for row in facts.recordings if row.part == "train")
+    trained = Counter(row.class_id for row in facts.recordings if facts.split.get(row.media_id) == "train")
     rows = []
     for c in np.unique(ranking.labels):
         of_class = ranking.labels == c
@@ -405,7 +420,7 @@ def make_report(target: Run) -> Path:
     curves.savefig(target.folder / "learning_curves.png", dpi=110, bbox_inches="tight")
     sections = (
         ("Result", section_result(facts)),
-        ("Corpus", corpus_overview(facts.recordings, facts.rejects)),
+        ("Corpus", corpus_overview(facts.recordings, facts.rejects, facts.split)),
         ("Spectrograms", section_spectrograms(facts)),
         ("Learning curves", section_training(facts, curves)),
         ("Species", section_species(facts)),

@@ -4,11 +4,12 @@ import base64
 import html
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from preprocess.plots import open_pyplot
 from preprocess.recordings import Recording, Reject
@@ -87,14 +88,28 @@ def write_page(path: Path, title: str, sections: Iterable[tuple[str, str]], scri
         partial.write_text(page(title, sections, script), encoding="utf-8")
 
 
-def corpus_overview(recordings: Sequence[Recording], rejects: Sequence[Reject]) -> str:
-    """Return recordings per species, lengths, sample rates and rejects as HTML."""
-    train = [row for row in recordings if row.part == "train"]
-    counts = Counter(row.class_id for row in train)
+def corpus_overview(
+    recordings: Sequence[Recording], rejects: Sequence[Reject], split: Mapping[str, str] | None = None
+) -> str:
+    """Return recordings per species, lengths, sample rates and rejects as HTML.
+
+    Args:
+        recordings: of the manifest.
+        rejects: of all stages.
+        split: media id -> train, validation, holdout or unused, of a run; None: all of the training part are for it.
+    """
+
+    def use(row: Recording) -> str:
+        return row.part if split is None or row.part == "test" else split.get(row.media_id, "unused")
+
+    counts = Counter(row.class_id for row in recordings if use(row) == "train")
     lengths = np.array([row.duration for row in recordings if row.duration])
-    parts = Counter(row.part for row in recordings)
+    uses = Counter(map(use, recordings))
     ordered = sorted(counts.values(), reverse=True)
-    text = f"{parts['train']} recordings for training and {parts['test']} for the test, {len(counts)} species"
+    words = [f"{uses['train']} recordings for training"]
+    words += [f"{uses[name]} for {name}" for name in ("validation", "holdout") if uses[name]]
+    words += [f"{uses['unused']} not used"] if uses["unused"] else []
+    text = f"{', '.join(words)} and {uses['test']} for the test, {len(counts)} species"
     if len(lengths):
         text += f", {lengths.sum() / 3600:.2f} hours"
     facts = [f"{min(ordered)} to {max(ordered)} training recordings per species"] if ordered else []
@@ -129,4 +144,7 @@ def draw_counts_and_lengths(counts: Sequence[int], lengths: np.ndarray) -> Figur
     right.set(xlabel="seconds", ylabel="recordings", title="Lengths")
     if logarithmic:
         right.set_xscale("log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        right.xaxis.set_major_formatter("{x:g}")  # Matplotlib's own would write powers as formulas
+        right.xaxis.set_minor_formatter(NullFormatter())
     return figure

@@ -5,8 +5,10 @@ import csv
 import dataclasses
 import html
 import io
+import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -20,6 +22,7 @@ from predict.evaluate import TITLES, evaluate
 from predict.predict import predict
 from predict.runfile import compare, read_run_file
 from predict.scores import load_run
+from predict.thresholds import samples_of_run
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, read_table
@@ -148,8 +151,13 @@ def test_wrong_predictions_show_in_the_figures_and_the_confusions(project, run, 
     }
     assert [names["aaaaaa"], names["bbbbbb"], "1"] in page.rows
     by_species = {cells[0]: cells[1:] for cells in page.rows if len(cells) == 7}
-    assert by_species[names["aaaaaa"]] == ["4", "1", "1.000", "0.500", "0.000", names["bbbbbb"]]
-    assert by_species[names["cccccc"]] == ["4", "1", "1.000", "1.000", "1.000", ""]
+    class_of = {
+        entry.media_id: entry.class_id for entry in read_table(trained.corpus_dir / "recordings.csv", Recording)
+    }
+    trained_on = Counter(class_of[media_id] for media_id, side in run.read_split().items() if side == "train")
+    assert trained_on.total() < 12  # the others were held back
+    assert by_species[names["aaaaaa"]] == [str(trained_on["aaaaaa"]), "1", "1.000", "0.500", "0.000", names["bbbbbb"]]
+    assert by_species[names["cccccc"]] == [str(trained_on["cccccc"]), "1", "1.000", "1.000", "1.000", ""]
 
 
 def test_a_recording_without_prediction_is_taken_for_no_species(project, run):
@@ -208,7 +216,10 @@ def test_names_from_anywhere_are_escaped(project, run, tmp_path):
 def test_corpus_pictures_and_cost(page, run, trained):
     recordings = read_table(trained.corpus_dir / "recordings.csv", Recording)
     lengths = [entry.duration for entry in recordings]
-    assert "12 recordings for training and 3 for the test, 3 species" in page.text
+    sides = Counter(run.read_split().values())
+    assert sum(sides.values()) == 12
+    counts = f"{sides['validation']} for validation, {sides['holdout']} for holdout and 3 for the test, 3 species"
+    assert f"{sides['train']} recordings for training, {counts}" in page.text
     assert f"length from {min(lengths):.1f} to {max(lengths):.1f} s, median {np.median(lengths):.1f} s" in page.text
     assert ["44,100 Hz", "15"] in page.rows
     assert ["fetch", "no_metadata", "1"] in page.rows
@@ -286,6 +297,38 @@ def test_a_run_file_of_other_weights_is_not_taken_for_the_runs(project, run, pre
         file.attrs["note"] = "trained on"
     (run.folder / "predicted.json").write_bytes((run.folder / "predicted.json").read_bytes())
     assert not run.has_predicted(path, run.read_config().train.monitor)
+
+
+def changed_corpus(run: Run, trained, folder: Path, file: str, old: str, new: str) -> None:
+    """Let the run refer to a copy of its corpus in which a file of stage 1 is another one."""
+    corpus = folder / "data" / "small"
+    shutil.copytree(trained.corpus_dir, corpus)
+    (corpus / file).write_text((corpus / file).read_text().replace(old, new))
+    if file == "classes.csv":
+        changed = (corpus / "recordings.csv").read_text().replace(old, new)
+        (corpus / "recordings.csv").write_text(changed)
+    config = run.folder / "config.toml"
+    config.write_text(config.read_text().replace(trained.data.folder, str(folder / "data")))
+
+
+def test_renamed_species_are_not_scored(project, run, trained, predictions, tmp_path, capsys):
+    """The outputs of the network would be taken for others; what was predicted before is shown with a warning."""
+    changed_corpus(run, trained, tmp_path, "classes.csv", "aaaaaa", "zzzzzz")
+    for score in (makeReport.gather, samples_of_run):
+        with pytest.raises(PipelineError, match=r"species of .*small have changed since .*birds was started"):
+            score(run)
+    put(project, run, predictions)
+    makeReport.gather(run)
+    assert re.search("warning: The species of .*small have changed", capsys.readouterr().out)
+
+
+def test_features_of_other_recordings_are_not_scored(project, run, trained, tmp_path):
+    changed_corpus(run, trained, tmp_path, "recordings.csv", "", "")
+    stamp = json.loads((run.folder / "features.json").read_text())
+    (run.folder / "features.json").write_text(json.dumps(stamp | {"fingerprint": "another"}))
+    for score in (makeReport.gather, samples_of_run):
+        with pytest.raises(PipelineError, match=r"recordings or features have changed since .*birds was started"):
+            score(run)
 
 
 def test_a_run_that_held_nothing_back(project, run):

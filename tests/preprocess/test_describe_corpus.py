@@ -176,6 +176,26 @@ class TestOverview:
         assert draw_counts_and_lengths([1], np.array([3.0, 4, 5])).axes[1].get_xscale() == "linear"
         assert draw_counts_and_lengths([], np.array([])).axes[1].get_xscale() == "linear"
 
+    @pytest.mark.parametrize("longest", [40, 2280])
+    def test_lengths_on_a_logarithmic_axis_are_plain_numbers(self, longest):
+        figure = draw_counts_and_lengths([1], np.array([0.5, 2, 2, 2, longest]))
+        figure.canvas.draw()
+        axis = figure.axes[1].xaxis
+        shown = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+        assert {"1", "3", "10", "30"} <= set(shown)
+        assert all(re.fullmatch(r"[\d.]+", text) for text in shown)
+        assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
+
+    def test_what_a_run_made_of_the_recordings(self):
+        """Bars and counts are those of its training; a recording that it never saw was rejected by a later stage."""
+        rows = [row(i, "a") for i in range(5)]
+        sides = {"0": "train", "1": "train", "2": "validation", "3": "holdout"}
+        text = corpus_overview(rows, [], {rows[int(i)].media_id: side for i, side in sides.items()})
+        assert (
+            "2 recordings for training, 1 for validation, 1 for holdout, 1 not used and 0 for the test, 1 species"
+        ) in text
+        assert "2 to 2 training recordings per species" in text
+
     def test_nothing_known(self):
         text = corpus_overview([row(1, "")], [])
         assert "1 recordings for training" in text
