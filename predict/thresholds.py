@@ -41,6 +41,7 @@ from train.run import Run, last_run, write_rows, write_text
 
 FALSE_POSITIVE_RATE = 0.001  # as system 001 has it
 FEW = 10  # positives below which a threshold is little more than a guess
+ENOUGH = 30  # positives, and negatives, from which on people are told a probability
 SMALLEST = 1e-6  # scores are clipped to [SMALLEST, 1 - SMALLEST] before their logit is taken
 MAX_CURVES = 60  # species in roc.png; a hundred take a minute to draw, and their names cannot be read
 FOLDS = 5  # of the reliability diagram, so that no score is judged by a calibration that has seen it
@@ -72,6 +73,7 @@ class Thresholds:
     overall: float  # one for all species
     slope: float  # of the calibration: probability = expit(slope * logit(score) + offset)
     offset: float
+    judged: int = 0  # positives or negatives that the calibration is from, whichever are fewer; 0: unknown
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities of scores."""
@@ -94,10 +96,9 @@ def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         minimum = np.array([float(facts["species"][kind.class_id]["threshold"]) for kind in target.read_species()])
-        calibration = facts["calibration"]
-        found = Thresholds(
-            minimum, float(facts["overall"]["threshold"]), float(calibration["slope"]), float(calibration["offset"])
-        )
+        calibration, overall = facts["calibration"], facts["overall"]
+        slope, offset = float(calibration["slope"]), float(calibration["offset"])
+        found = Thresholds(minimum, float(overall["threshold"]), slope, offset, count_judged(overall))
         made_for = facts.get("weights")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(
@@ -111,6 +112,12 @@ def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
     remedy = f" Make it again: python predict/thresholds.py --run {target.folder}" if monitor in ("", usual) else ""
     log(f"warning: {path} was made for other weights of the run and is not used.{remedy}")
     return None
+
+
+def count_judged(overall: dict[str, Any]) -> int:
+    """Return how many positives or negatives, whichever are fewer, figures of `rates` are from; 0 if unknown."""
+    positives = int(overall.get("positives", 0))
+    return min(positives, int(overall.get("n", 0)) - positives)
 
 
 def to_logit(scores: np.ndarray) -> np.ndarray:
@@ -435,6 +442,12 @@ def main() -> None:
         log(
             f"warning: {len(few)} of {len(names)} species have fewer than {FEW} positives, such as {few[0]}: their "
             "thresholds are guesses. Hold back more recordings, or use --folds of a cross-validation."
+        )
+    judged = count_judged(found["overall"])
+    if judged < ENOUGH:
+        log(
+            f"warning: calibrated by {judged} positives or negatives only; below {ENOUGH} the service states no "
+            "probability"
         )
     draw(target.folder, samples, found, names)
     write_text(target.folder / "thresholds.json", json.dumps(without_nan(found), indent=1))  # last: it is in force now

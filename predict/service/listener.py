@@ -23,7 +23,7 @@ from predict.drawing import draw_sound
 from predict.formats import Facts
 from predict.formats.tables import as_json
 from predict.scores import judge, load_run
-from predict.thresholds import read_thresholds
+from predict.thresholds import ENOUGH, read_thresholds
 from preprocess.recipes import describe, folder_name, open_recipe
 from preprocess.recordings import Recording, Species
 from preprocess.resample import SCRIPT, wav_name
@@ -182,6 +182,7 @@ class Listener:
         self.species = target.read_species()
         self.names = read_names(names, self.species) if names else [{} for _ in self.species]
         known, settings = read_thresholds(target), self.config.predict
+        calibrated = known and known.judged >= ENOUGH
         self.facts = Facts(
             self.species,
             model=target.folder.name,
@@ -191,7 +192,7 @@ class Listener:
             settings=settings,
             minimum=known.minimum if known else np.full(len(self.species), settings.minimum),
             highest=self.recipe.sample_rate / 2,
-            probability=(lambda score: float(known.probability(np.float64(score)))) if known else None,
+            probability=(lambda score: float(known.probability(np.float64(score)))) if calibrated else None,
         )
         self.batch = min(BATCH, settings.batch_size)
         self.network = threading.Lock()  # one sound at a time: it uses all cores

@@ -16,7 +16,7 @@ class Scored(Named):
     """A species and how sure the network is of it."""
 
     score: float = Field(ge=0, le=1, description="of the network")
-    probability: float | None = Field(None, description="calibrated, where the run has thresholds")
+    probability: float | None = Field(None, description="calibrated, where the run has thresholds from enough samples")
 
 
 class Detection(Scored):

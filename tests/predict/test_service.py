@@ -34,6 +34,7 @@ from predict.service.shapes import Answer, Problem, SpeciesFacts, Version
 from preprocess.recordings import Species
 from tests.browser import Browser, needs_chromium
 from tests.conftest import PROJECT, run_script
+from tests.predict.test_predict import copied
 from tests.preprocess.disk import small_disk
 
 pytestmark = [
@@ -46,6 +47,17 @@ LIMITS = Limits(bytes=2_000_000, seconds=12)
 @pytest.fixture(scope="module")
 def listener(run_of_birds) -> Listener:
     return Listener(run_of_birds, LIMITS)
+
+
+@pytest.mark.parametrize(("positives", "stated"), [(5, False), (29, False), (30, True)])
+def test_a_probability_is_stated_from_enough_samples_only(run_of_birds, sound, tmp_path, positives, stated):
+    target = copied(run_of_birds, tmp_path)
+    rows = {kind.class_id: {"threshold": 0.1} for kind in target.read_species()}
+    overall = {"threshold": 0.1, "n": 3 * positives, "positives": positives}
+    facts = {"overall": overall, "species": rows, "calibration": {"slope": 1.0, "offset": 0.0}}
+    (target.folder / "thresholds.json").write_text(json.dumps(facts))
+    answer = Listener(target, LIMITS).listen(sound.read_bytes())
+    assert all(("probability" in entry) == stated for entry in answer["ranking"])
 
 
 @pytest.fixture(scope="module")

@@ -233,7 +233,9 @@ class TestRun:
         done = run_script("predict/thresholds.py", *options)
         assert done.returncode == 0, done.stderr
         assert "calibration: probability = expit(" in done.stdout
+        assert "states no probability" not in done.stdout
         known = read_thresholds(target)
+        assert known.judged == min(sum(line.endswith(end) for line in lines) for end in ("right", "wrong"))
         assert known.minimum.shape == (3,)
         assert 0 < known.overall < 1
         assert (target.folder / "thresholds.png").stat().st_size > 10_000

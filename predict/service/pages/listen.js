@@ -183,7 +183,7 @@ function card(entry, colour, heard) {
   if (entry.scientific_name && entry.scientific_name !== nameOf(entry)) title.append(make("i", {textContent: entry.scientific_name, lang: "la"}));
   const meter = make("meter", {min: 0, max: 1, value: entry.score});
   meter.setAttribute("aria-label", "score");
-  const text = ` score ${entry.score.toFixed(2)}` + (entry.probability === undefined ? "" : `, right in ${Math.round(100 * entry.probability)} of 100 cases`);
+  const text = ` score ${entry.score.toFixed(2)}` + (entry.probability === undefined ? "" : `, right in about ${Math.max(1, Math.min(99, Math.round(100 * entry.probability)))} of 100 cases`);
   const times = make("p", {className: "times"}, ...heard.map(found => {
     const button = make("button", {type: "button", textContent: `${found.start.toFixed(1)} - ${found.end.toFixed(1)} s`});
     button.setAttribute("aria-label", `Play from ${found.start.toFixed(1)} s`);
