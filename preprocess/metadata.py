@@ -21,8 +21,12 @@ MAX_LITERAL_CHARACTERS = 1 << 14  # a list in a cell; real ones have up to 1,000
 _UNKNOWN = frozenset(("", "?", "?:?", "null", "none", "nan", "unknown"))
 TRUTH_COLUMNS = ("MediaId", "ClassId", "BackgroundClassIds")
 _RECORDER = re.compile(
-    r"(?:(?P<site>.+?)(?:_[01](?:\+1)?)?[_-])?(?P<year>(?:19|20)\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)"
-    r"[_T-](?P<hour>\d\d)[-h]?(?P<minute>\d\d)(?:[-m]?(?P<second>\d\d))?(?:[_Z+-].*)?"
+    r"(?:[A-Z]|(?P<site>.+?)(?:_[01](?:\+1)?)?[_-])?(?P<year>(?:19|20)\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)"
+    r"[_T$-](?P<hour>\d\d)(?:(?P<apart>_)|[-h])?(?P<minute>\d\d)(?:(?(apart)_|[-m]?)(?P<second>\d\d))?"
+    r"T?(?:[_Z+-].*)?"
+)
+_NO_SITE = re.compile(  # last folders that tell no sites apart: days or months, and what recorders call theirs
+    r"(?:/(?:(?:19|20)\d\d[-_./]?(?:0[1-9]|1[0-2])(?:[-_./]?(?:0[1-9]|[12]\d|3[01]))?|DCIM|Data))+$", re.IGNORECASE
 )
 _FIRST_AUDIOMOTH, _LAST_AUDIOMOTH = 0x58000000, 0x80000000  # end of 2016 to 2038
 _DELIMITERS = ",;\t|"
@@ -61,12 +65,13 @@ def clean_time(text: str) -> str:
 def recorder_name(file: str) -> tuple[str, str, str]:
     """Return date, time (HH:MM:SS) and site that the name of a recorder's file gives; empty is what it does not say.
 
-    PREFIX_20230512_043000.wav (Song Meter, AudioMoth; T or - in place of _, the prefix may be missing) or eight
+    PREFIX_20230512_043000.wav (Song Meter, AudioMoth; T, $ or - in place of _, the prefix may be missing) or eight
     hexadecimal digits, the seconds since 1970 (older AudioMoths; UTC). The site is the prefix without the channels of
-    Song Meters, else the name of the folder.
+    Song Meters, else the path of the folder below the first one, or that one, without days, DCIM and Data at its end.
     """
     path = PurePosixPath(file)
-    folder = path.parent.name
+    first, _, below = _NO_SITE.sub("", "/".join(path.parent.parts)).partition("/")
+    folder = below or first
     match = _RECORDER.fullmatch(path.stem)
     if match:
         date = clean_date(f"{match['year']}-{match['month']}-{match['day']}")

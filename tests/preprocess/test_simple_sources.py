@@ -420,7 +420,17 @@ class TestTable:
     ("file", "date", "time", "site"),
     [
         ("20230512_043000.WAV", "2023-05-12", "04:30:00", ""),
-        ("pond/20230512_043000T.WAV", "", "", "pond"),
+        ("pond/20230512_043000T.WAV", "2023-05-12", "04:30:00", "pond"),
+        ("pond/2023-05-12T04_30_00.wav", "2023-05-12", "04:30:00", "pond"),
+        ("pond/20230512_0430_12.wav", "2023-05-12", "04:30:00", "pond"),  # a number
+        ("S4A01234_20230512$043000.wav", "2023-05-12", "04:30:00", "S4A01234"),
+        ("pond/R20230512-043000.wav", "2023-05-12", "04:30:00", "pond"),
+        ("in/Moth1/20230512/20230512_043000.WAV", "2023-05-12", "04:30:00", "Moth1"),
+        ("in/Moth2/DCIM/2023-05-12/20230512_043000.WAV", "2023-05-12", "04:30:00", "Moth2"),
+        ("in/wood/plot 3/2023/05/12/Data/20230512_043000.WAV", "2023-05-12", "04:30:00", "wood/plot 3"),
+        ("in/dcim/20230512_043000.WAV", "2023-05-12", "04:30:00", "in"),
+        ("20230512/20230512_043000.WAV", "2023-05-12", "04:30:00", "20230512"),
+        ("in/2001/20230512_043000.WAV", "2023-05-12", "04:30:00", "2001"),  # a plot
         ("pond/24F31904_20230512_043000.WAV", "2023-05-12", "04:30:00", "24F31904"),
         ("S4A01234_20180610_050000.wav", "2018-06-10", "05:00:00", "S4A01234"),
         ("Data/SM304472_0+1_20180610_043000.wav", "2018-06-10", "04:30:00", "SM304472"),
@@ -449,6 +459,10 @@ def test_a_folder_knows_when_and_where(tmp_path):
     for root in (tmp_path / "card", tmp_path / "card" / "20230512_043000.wav"):
         (row,) = folder.Source(root=str(root)).read(root).recordings
         assert row.locality == "card"
+    for moth in ("Moth1", "Moth2"):
+        sound(tmp_path / "moths" / moth / "20230512" / "20230512_043000.wav")
+    rows = folder.Source(root=str(tmp_path / "moths")).read(tmp_path / "moths").recordings
+    assert [row.locality for row in rows] == ["Moth1", "Moth2"]
 
 
 def test_files_that_are_named_one_by_one_are_taken_by_any_name(tmp_path):
