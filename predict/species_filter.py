@@ -116,7 +116,7 @@ def read_places(target: Run) -> Occurrence:
         columns = np.array([column[row["class_id"]] for row in rows], int)
         days = np.array([day_of_year(row["date"]) for row in rows])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(f"{path} is damaged: {error!r}") from None
+        raise PipelineError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     return Occurrence(columns, place[:, 0], place[:, 1], days, len(column))
 
 

@@ -22,7 +22,6 @@ if not __package__:  # run as a file: import from the project, in its environmen
     import environment  # noqa: F401
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from scipy.special import expit, logit
 from config import PROJECT, PipelineError
 from config.commandline import log, run
 from preprocess.manifest import digest
+from preprocess.metadata import decimal, read_rows
 from preprocess.plots import open_pyplot
 from train.metrics import without_nan
 from train.run import Run, last_run, write_rows, write_text
@@ -102,7 +102,8 @@ def read_thresholds(target: Run, monitor: str = "") -> Thresholds | None:
         made_for = facts.get("weights")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(
-            f"{path} is damaged or of other species ({error!r}). Make it again: python predict/thresholds.py"
+            f"{path} is damaged or of other species ({type(error).__name__}: {error}). Make it again: "
+            "python predict/thresholds.py"
         ) from None
     if made_for is None:  # written by hand
         return found
@@ -183,15 +184,14 @@ def samples_of_review(path: Path, class_ids: Sequence[str]) -> Samples:
     """
     column = {name: i for i, name in enumerate(class_ids)}
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["verdict"] in ("right", "wrong")]
-        rows = [row for row in rows if row["class_id"] in column]
+        cells = [row for _, row in read_rows(path, ("class_id", "score", "verdict")) if row]
+        rows = [row for row in cells if row["verdict"] in ("right", "wrong") and row["class_id"] in column]
         scores, truth = np.zeros((len(rows), len(column))), np.full((len(rows), len(column)), np.nan)
         for i, row in enumerate(rows):
             c = column[row["class_id"]]
-            scores[i, c], truth[i, c] = float(row["score"]), row["verdict"] == "right"
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise PipelineError(f"{path} is no table of judged clips (class_id, score, verdict): {error!r}") from None
+            scores[i, c], truth[i, c] = float(decimal(row["score"])), row["verdict"] == "right"
+    except (PipelineError, ValueError) as error:
+        raise PipelineError(f"{path} is no table of judged clips (class_id, score, verdict): {error}") from None
     if not ((scores >= 0) & (scores <= 1)).all():
         raise PipelineError(f"{path} holds a score that is no number from 0 to 1.")
     if not len(rows):

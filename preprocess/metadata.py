@@ -40,7 +40,11 @@ def known(text: str) -> str:
 
 
 def clean_date(text: str) -> str:
-    """Return YYYY, YYYY-MM or YYYY-MM-DD, as far as it is known: 2001-10-00 is 2001-10, 0000-00-00 is empty."""
+    """Return YYYY, YYYY-MM or YYYY-MM-DD, as far as it is known: 2001-10-00 is 2001-10, 0000-00-00 is empty.
+
+    12.5.2023 is 2023-05-12.
+    """
+    text = re.sub(r"^(\d{1,2})\. ?(\d{1,2})\. ?(\d{4})$", r"\3-\2-\1", text)
     match = re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text)
     if not match or int(match[1]) == 0:
         return ""
@@ -91,6 +95,11 @@ def clean_number(text: str, limit: float) -> str:
         return text if abs(float(text)) <= limit else ""
     except ValueError:
         return ""
+
+
+def decimal(text: str) -> str:
+    """Return a number with a decimal point for one with a decimal comma: 12,5 is 12.5; other texts stay as they are."""
+    return text.replace(",", ".") if text.count(",") == 1 else text
 
 
 def leading_number(text: str, limit: float) -> str:
@@ -206,11 +215,14 @@ def complete(taxa: dict[str, Species], new: Species) -> None:
     )
 
 
-def read_rows(path: Path, needed: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str] | None]]:
+def read_rows(
+    path: Path, needed: Iterable[str] = (), optional: Iterable[str] = ()
+) -> Iterator[tuple[int, dict[str, str] | None]]:
     """Yield the line number and the cells by column of a CSV with a header; None for a row of another width.
 
-    The delimiter is the one of , ; | and tab that the header holds most often. All cells stay text, so that
-    numeric labels are not changed, and are stripped of blanks around them.
+    The needed and the optional columns may be in upper or lower case, and have the names given here. The delimiter is
+    the one of , ; | and tab that the header holds most often. All cells stay text, so that numeric labels are not
+    changed, and are stripped of blanks around them.
 
     Raises:
         PipelineError: if the file is missing, too large, no CSV in UTF-8, or lacks one of the needed columns.
@@ -223,14 +235,16 @@ def read_rows(path: Path, needed: Iterable[str] = ()) -> Iterator[tuple[int, dic
             fits = len(cells) == len(columns)
             yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True)} if fits else None
         else:
-            columns = _named(path, cells, needed)
+            columns = _named(path, cells, needed, optional)
     if not columns:
         _named(path, [], needed)
 
 
-def _named(path: Path, cells: list[str], needed: Iterable[str]) -> list[str]:
-    """Return the names of the columns, after making sure that the needed ones are among them."""
+def _named(path: Path, cells: list[str], needed: Iterable[str], optional: Iterable[str] = ()) -> list[str]:
+    """Return the names of the columns, after making sure that the needed ones are among them, in any case."""
     columns = [name.strip() for name in cells]
+    called = {name.casefold(): name for name in (*needed, *optional) if name not in columns}
+    columns = [called.get(name.casefold(), name) for name in columns]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise PipelineError(
@@ -267,7 +281,7 @@ def read_lines(path: Path, delimiter: str = "", strict: bool = True) -> Iterator
     except OSError as error:
         raise PipelineError(f"Cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is no CSV file in UTF-8: {error}.") from None
+        raise PipelineError(f"{path} is no CSV file in UTF-8: {error}. In Excel, save it as CSV UTF-8.") from None
     except csv.Error as error:
         raise PipelineError(
             f"{path} is no CSV file in UTF-8: {error}, in the row that begins in line {line + 1}. "

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from preprocess.metadata import decimal
 from preprocess.whole import whole_file
 
 MAX_CHANNELS = 8  # of FLAC
@@ -13,8 +14,8 @@ MAX_PIECE_SECONDS = 3600  # real pieces have 5 s
 
 
 def seconds(text: str) -> float:
-    """Return seconds from a number of them or from hh:mm:ss."""
-    parts = [float(part) for part in text.split(":")]
+    """Return seconds from a number of them or from hh:mm:ss; 1,5 is 1.5."""
+    parts = [float(decimal(part)) for part in text.split(":")]
     if not 1 <= len(parts) <= 3 or any(not 0 <= part < 1e6 for part in parts):
         raise ValueError(f"{text[:40]!r} is no time; expected seconds or hh:mm:ss")
     return sum(part * 60**power for power, part in enumerate(reversed(parts)))

@@ -3,7 +3,8 @@
 `split` is train (or empty) or test; any other value, such as val or 3, names a fold of the training part, which
 train.split = {name = "folds", validation = "val"} uses. Further columns that the manifest has, such as author,
 date, latitude, longitude, quality (1 best to 5) and licence, are kept; `background` holds names separated by
-commas. Cells stay text: the label 007 is not 7. With the columns start and end, rows are pieces of recordings.
+commas. Cells stay text: the label 007 is not 7. Dates may be 2023-05-12 or 12.05.2023, places 12.5 or 12,5; columns may
+be called in upper or lower case. With the columns start and end, rows are pieces of recordings.
 """
 
 import csv
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from config import PipelineError
-from config.commandline import progress
+from config.commandline import log, progress
 from preprocess import audio
 from preprocess.metadata import (
     Names,
@@ -28,6 +29,8 @@ from preprocess.metadata import (
     clean_number,
     clean_time,
     complete,
+    decimal,
+    known,
     observation,
     read_rows,
 )
@@ -39,16 +42,17 @@ from preprocess.whole import whole_file
 _CLEANED = {
     "date": clean_date,
     "time": clean_time,
-    "latitude": lambda text: clean_number(text, 90),
-    "longitude": lambda text: clean_number(text, 180),
+    "latitude": lambda text: clean_number(decimal(text), 90),
+    "longitude": lambda text: clean_number(decimal(text), 180),
     "elevation": lambda text: clean_number(text, 9000),
-    "quality": lambda text: clean_number(text, 5),
+    "quality": lambda text: clean_number(decimal(text), 5),
 }
 LONGEST_NAME = 240  # bytes, so that endings can follow
 PIECES = "labels-of-pieces.csv"  # a table that is made, with a further column:
 PROBLEM = "why it could not be cut"  # reason: detail
 WHERE = "what it is of"  # where another source made the table: how a reject is called
 _KEPT = ("background", "scientific_name", "vernacular_name", "locality", "author", "content", "licence")
+_COLUMNS = (*_KEPT, *_CLEANED, "split", "group", "fold", "start", "end")  # which may be there
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Source:
         root = find_root(self.root, f"a folder with {self.table} and audio")
         if not (root / self.table).is_file():
             raise PipelineError(f"There is no table {root / self.table}. Name it with --set data.table=NAME.")
-        rows = read_rows(root / self.table, ("file", "label"))
+        rows = list(read_rows(root / self.table, ("file", "label"), _COLUMNS))
         first = next((cells for _, cells in rows if cells), {})
         lacking = {"start", "end"} - first.keys()
         if len(lacking) == 1:
@@ -77,7 +81,7 @@ class Source:
             )
         if lacking:
             return root
-        cut_pieces(root, list(read_rows(root / self.table)), raw / "pieces")
+        cut_pieces(root, rows, raw / "pieces")
         return raw / "pieces"
 
     def others(self) -> list[Path]:
@@ -93,9 +97,10 @@ class Source:
             PipelineError: if the table cannot be read.
         """
         recordings, taxa, rejects = [], {}, []
+        lost: dict[str, list[str]] = {}
         listing = root / PIECES
         table = listing if listing.is_file() else root / self.table
-        for line, cells in read_rows(table, ("file", "label")):
+        for line, cells in read_rows(table, ("file", "label"), _COLUMNS):
             where = (cells or {}).get(WHERE) or f"{self.table}:{line}"
             if cells is None:
                 rejects.append(Reject(where, "fetch", "metadata_malformed", "another number of cells"))
@@ -108,8 +113,13 @@ class Source:
                 rejects.append(Reject(where, "fetch", error.reason, error.detail))
                 continue
             recordings.append(recording)
+            for name in _CLEANED:
+                if known(cells.get(name, "")) and not getattr(recording, name):
+                    lost.setdefault(name, []).append(cells[name])
             if recording.class_id:
                 complete(taxa, Species(recording.class_id, recording.scientific_name, recording.vernacular_name))
+        for name, texts in lost.items():
+            log(f"warning: {len(texts)} cells of {name} in {self.table} are not understood, such as {texts[0][:40]!r}")
         names = Names(taxa.values())
         recordings = [
             replace(row, background=names.background(row.background.split(","), row.class_id)) for row in recordings
@@ -218,8 +228,8 @@ def _to_recording(cells: dict[str, str], root: Path) -> Recording:
     split = cells.get("split", "")
     part = "test" if split.casefold() == "test" else "train"
     class_id = check_class_id(cells["label"]) if cells["label"] or part == "train" else ""
-    known = {name: cells[name] for name in _KEPT if name in cells}
-    known |= {name: clean(cells[name]) for name, clean in _CLEANED.items() if name in cells}
-    own = observation(class_id, known.get("author", ""), known.get("date", ""), file)
+    facts = {name: cells[name] for name in _KEPT if name in cells}
+    facts |= {name: clean(cells[name]) for name, clean in _CLEANED.items() if name in cells}
+    own = observation(class_id, facts.get("author", ""), facts.get("date", ""), file)
     fold = cells.get("fold") or (split if split.casefold() not in ("train", "test") else "")
-    return Recording(file, file, class_id=class_id, group=cells.get("group") or own, part=part, fold=fold, **known)
+    return Recording(file, file, class_id=class_id, group=cells.get("group") or own, part=part, fold=fold, **facts)

@@ -166,6 +166,18 @@ def test_reviewed_clips(tmp_path):
     assert samples.of(1)[0].tolist() == [0.8]
 
 
+def test_reviewed_clips_that_a_spreadsheet_has_saved(tmp_path):
+    path = tmp_path / "reviewed.csv"
+    path.write_text("Clip;class_id;Score;verdict\nMönch;a;0,9;right\n2;b;0,8;wrong\n", encoding="utf-8-sig")
+    samples = samples_of_review(path, ["a", "b"])
+    np.testing.assert_array_equal(samples.scores, [[0.9, 0], [0, 0.8]])
+    np.testing.assert_array_equal(samples.truth, [[1, np.nan], [np.nan, 0]])
+    path.write_text("clip;class_id;score;verdict\nMönch;a;0,9;right\n" * 99, encoding="cp1252")
+    with pytest.raises(PipelineError, match="no CSV file in UTF-8") as error:
+        samples_of_review(path, ["a", "b"])
+    assert len(str(error.value)) < 300 + len(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -255,3 +267,7 @@ class TestRun:
         (target.folder / "thresholds.json").write_text("{}")
         with pytest.raises(PipelineError, match=r"thresholds\.json is damaged"):
             read_thresholds(target)
+        (target.folder / "thresholds.json").write_bytes(b"\xff" * 9999)
+        with pytest.raises(PipelineError, match="codec can't decode") as error:
+            read_thresholds(target)
+        assert len(str(error.value)) < 400 + len(str(target.folder))

@@ -219,6 +219,30 @@ class TestTable:
         assert (a.date, a.latitude, a.longitude, a.quality, a.licence) == ("2020-05-01", "12.5", "-7", "1", "CC0")
         assert (b.latitude, b.longitude, b.quality, b.background, c.background) == ("", "", "", "y", "x")
 
+    def test_cells_as_a_german_spreadsheet_has_them(self, tmp_path, capsys):
+        corpus = self.read(
+            tmp_path,
+            "File;Label;Date;Latitude;longitude;QUALITY;Time\n"
+            "a.wav;x;12.5.2023;47,25;-8,5;2,5;4:30\n"
+            "sub/b.wav;x;12/05/2023;n/a;8.25;;\nc.wav;y;5/12/23;?;;;dawn\n",
+        )
+        a, b, c = corpus.recordings
+        assert (a.date, a.latitude, a.longitude, a.quality) == ("2023-05-12", "47.25", "-8.5", "2.5")
+        assert (b.date, b.latitude, b.longitude) == ("", "", "8.25")
+        said = capsys.readouterr().out
+        assert "2 cells of date in labels.csv are not understood, such as '12/05/2023'" in said
+        assert "1 cells of latitude in labels.csv are not understood, such as 'n/a'" in said
+        assert "1 cells of time in labels.csv are not understood, such as 'dawn'" in said
+        assert said.count("not understood") == 3
+        assert c.class_id == "y"
+
+    def test_pieces_with_decimal_commas(self, tmp_path):
+        sound(tmp_path / "t" / "a.wav")
+        (tmp_path / "t" / "labels.csv").write_text("File;Start;End;Label\na.wav;0,01;0,05;x\n")
+        source = table.Source(root=str(tmp_path / "t"))
+        (row,) = source.read(source.fetch(tmp_path / "raw", 0, 1)).recordings
+        assert row.file == "a.wav_10_50.flac"
+
     def test_unlabelled_only_in_the_test_part(self, tmp_path):
         corpus = self.read(tmp_path, "file,label,split\na.wav,,test\nc.wav,,train\nsub/b.wav,x,train\n")
         assert [(row.class_id, row.part) for row in corpus.recordings] == [("", "test"), ("x", "train")]
