@@ -39,7 +39,7 @@ from preprocess.manifest import (
     read_description,
     write_description,
 )
-from preprocess.metadata import TRUTH_COLUMNS, read_truth
+from preprocess.metadata import TRUTH_COLUMNS, fold, read_truth
 from preprocess.recordings import (
     Recording,
     Reject,
@@ -50,7 +50,7 @@ from preprocess.recordings import (
     write_table,
 )
 from preprocess.resample import wav_name
-from preprocess.selection import limit_recordings, rules, select
+from preprocess.selection import find_conflicts, limit_recordings, rules, select
 from preprocess.sources import Corpus, Source, expanded, open_source
 from preprocess.whole import whole_file
 
@@ -92,6 +92,7 @@ def fetch(config: Config, jobs: int) -> None:
     left_out = {row.media_id for row in found.recordings} - {row.media_id for row in corpus.recordings}
     recordings, rejects = verify(root, corpus, jobs, roots)
     rejects += corpus.rejects
+    warn_of_labels(root, corpus.species, [] if config.data.select.drop_copies else recordings)
     write_table(folder / CLASSES, Species, sorted(corpus.species, key=lambda row: row.class_id))
     write_table(folder / RECORDINGS, Recording, recordings)
     update_rejects(folder / REJECTED, ["fetch", "resample", "load"], rejects)
@@ -174,6 +175,22 @@ def verify(root: Path, corpus: Corpus, jobs: int, roots: Sequence[Path]) -> tupl
     return [row for row in checked if isinstance(row, Recording)], rejects + [
         r for r in checked if isinstance(r, Reject)
     ]
+
+
+def warn_of_labels(root: Path, species: Iterable[Species], recordings: Iterable[Recording]) -> None:
+    """Say where class ids differ in upper and lower case only, and where one sound has several labels."""
+    called: dict[str, list[str]] = {}
+    for kind in species:
+        called.setdefault(fold(kind.class_id), []).append(kind.class_id)
+    for names in called.values():
+        if len(names) > 1:
+            log(f"warning: {' and '.join(sorted(names))} are taken for different species; they differ in case only")
+    conflicts = find_conflicts(root, recordings)
+    if conflicts:
+        log(
+            f"warning: {len(conflicts)} recordings have another label than one with the same bytes, such as "
+            f"{conflicts[0].file} ({conflicts[0].detail}); --set data.select.drop_copies=true keeps one of each"
+        )
 
 
 def fingerprint_files(root: Path) -> str:

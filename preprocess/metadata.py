@@ -8,6 +8,7 @@ import calendar
 import csv
 import datetime
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -134,11 +135,12 @@ def xeno_canto_number(*names: str) -> int | None:
 
 
 def check_class_id(text: str) -> str:
-    """Return a class id that every table can hold, and that can name a file.
+    """Return a class id that every table can hold, and that can name a file, in Unicode's composed form (NFC).
 
     Raises:
         AudioError: reason bad_class_id.
     """
+    text = composed(text)
     if not _CLASS_ID.fullmatch(text) or text in (".", "..") or not text.isprintable():
         raise AudioError("bad_class_id", ascii(text[:200]) if text else "no class")
     return text
@@ -156,18 +158,19 @@ def check_name(text: str) -> str:
     return text
 
 
-def check_there(root: Path, file: str) -> None:
-    """Make sure that a file of a table is there.
+def check_there(root: Path, file: str) -> str:
+    """Return the name of a file of a table as it is spelt there: some systems take ä for a letter, others for two.
 
     Raises:
         AudioError: reason no_audio, or unreadable where that cannot be told, as of a name that is too long.
     """
     try:
-        there = (root / file).is_file()
+        for name in (file, composed(file), unicodedata.normalize("NFD", file)):
+            if (root / name).is_file():
+                return name
     except OSError as error:
         raise AudioError("unreadable", error.strerror or "") from None
-    if not there:
-        raise AudioError("no_audio", f"{file} is not there")
+    raise AudioError("no_audio", f"{file} is not there")
 
 
 def observation(class_id: str, recordist: str, date: str, media_id: str) -> str:
@@ -199,8 +202,13 @@ class Names:
 
 
 def fold(name: str) -> str:
-    """Return a name in lower case, with single blanks."""
-    return " ".join(name.split()).casefold()
+    """Return a name in lower case, with single blanks, in Unicode's composed form."""
+    return " ".join(composed(name).split()).casefold()
+
+
+def composed(text: str) -> str:
+    """Return a text in which ä is one letter (NFC), not a and two dots, as some systems spell file names."""
+    return unicodedata.normalize("NFC", text)
 
 
 def complete(taxa: dict[str, Species], new: Species) -> None:

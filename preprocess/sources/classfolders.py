@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess import audio
-from preprocess.metadata import check_class_id, check_name
+from preprocess.metadata import check_class_id, check_name, composed
 from preprocess.recordings import Recording, Reject, Species, shown
 from preprocess.sources import Corpus, find_audio, find_root, open_pattern
 
@@ -58,7 +58,7 @@ class Source:
 
     def _leaves_out(self, file: str) -> bool:
         folder = file.partition("/")[0]
-        return folder in self.exclude or ("/" in file and folder.startswith("."))
+        return composed(folder) in map(composed, self.exclude) or ("/" in file and folder.startswith("."))
 
 
 def scientific_name(folder: str) -> str:

@@ -195,8 +195,7 @@ def read_taxonomy(path: Path) -> dict[str, Species]:
 def _to_recording(cells: dict[str, str], root: Path, folder: str) -> Recording:
     class_id = check_class_id(cells.get("ebird_code") or cells.get("primary_label", ""))
     name = check_name(cells["filename"])
-    file = f"{folder}/{name if '/' in name else f'{class_id}/{name}'}"
-    check_there(root, file)
+    file = check_there(root, f"{folder}/{name if '/' in name else f'{class_id}/{name}'}")
     media_id = Path(name).stem
     recordist = known(cells.get("recordist") or cells.get("author", ""))
     date = clean_date(cells.get("date", ""))

@@ -210,11 +210,11 @@ def check_inside(root: Path, file: str) -> tuple[Path, int]:
     Raises:
         AudioError: reason bad_filename, outside_root, no_audio or unreadable.
     """
-    path = root / check_name(file)
+    file = check_there(root, check_name(file))
+    path = root / file
     try:
         if not path.resolve().is_relative_to(root.resolve()):
             raise audio.AudioError("outside_root", "the file lies outside the corpus")
-        check_there(root, file)
         return path, path.stat().st_mtime_ns
     except (OSError, RuntimeError) as error:  # the second: before Python 3.13, of a link to itself
         raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
@@ -224,7 +224,7 @@ def _to_recording(cells: dict[str, str], root: Path) -> Recording:
     file = check_name(cells["file"])
     if not audio.is_audio(Path(file)):
         raise audio.AudioError("bad_filename", f"{file} is not named like audio")
-    check_there(root, file)
+    file = check_there(root, file)
     split = cells.get("split", "")
     part = "test" if split.casefold() == "test" else "train"
     class_id = check_class_id(cells["label"]) if cells["label"] or part == "train" else ""

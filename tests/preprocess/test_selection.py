@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import config as configuration
 from config import ConfigError, PipelineError, Select
 from preprocess.fetchData import fetch
 from preprocess.recordings import Recording, Reject, Species, read_table
-from preprocess.selection import drop_copies, licence_terms, rules, select
+from preprocess.selection import drop_copies, find_conflicts, licence_terms, rules, select
 from preprocess.sources import Corpus
 from tests.conftest import three_species, write_release
 
@@ -337,6 +338,26 @@ class TestCopies:
         left, rejects = drop_copies(tmp_path, rows)
         assert [row.media_id for row in left] == ["2"]
         assert [r.reason for r in rejects] == ["duplicate_content"]
+
+    def test_copies_of_other_species_are_found_with_little_reading(self, tmp_path, monkeypatch):
+        long = b"x" * 100_000
+        rows = [
+            self.write(tmp_path, "1", b"same", "a"),
+            self.write(tmp_path, "2", b"same", "b"),
+            self.write(tmp_path, "3", b"same", "a"),
+            self.write(tmp_path, "4", b"size", "b"),
+            self.write(tmp_path, "5", long, "a"),
+            self.write(tmp_path, "6", b"y" + long[1:], "b"),  # alike in the middle
+            self.write(tmp_path, "7", b"longer", "a"),
+            self.write(tmp_path, "8", b"longer", "a"),
+            self.write(tmp_path, "9", b"", "a"),
+            Recording("10", "gone", class_id="a"),
+        ]
+        assert [(row.file, row.detail) for row in find_conflicts(tmp_path, rows)] == [
+            ("2", "the same bytes as 1, which is a")
+        ]
+        pieces = [replace(rows[0], background="b"), replace(rows[1], background="a")]
+        assert find_conflicts(tmp_path, pieces) == []
 
     def test_as_a_rule_of_any_source(self, tmp_path):
         rows = [self.write(tmp_path, name, b"same", "a") for name in "123"]

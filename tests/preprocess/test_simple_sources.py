@@ -50,6 +50,29 @@ class TestClassFolders:
         assert groups["Parus_major/a_1.wav"] == groups["Parus_major/a_2.wav"] == "Parus_major|a"
         assert len(set(groups.values())) == 3
 
+    def test_names_in_either_form_of_unicode_are_one_class(self, root):
+        """As macOS spells them, and others."""
+        for name in ("Mo\u0308nch/1.wav", "M\u00f6nch/2.wav"):
+            sound(root / name)
+        corpus = self.read(root, exclude=("Noise_noise", "Parus_major"))
+        assert {row.class_id for row in corpus.recordings} == {"M\u00f6nch"}
+        assert len(corpus.recordings) == 2
+        assert len(corpus.species) == 1
+        assert self.read(root, exclude=("M\u00f6nch", "Noise_noise", "Parus_major")).recordings == []
+
+    @pytest.mark.parametrize("drop", [True, False])
+    def test_labels_that_look_wrong_are_said(self, root, tmp_path, capsys, drop):
+        for name, samples in (("parus_major", 900), ("Parus_major", 901)):
+            sound(root / name / "own.wav")
+            soundfile.write(root / name / "own.wav", np.ones(samples) / 2, 8000)
+        options = ["data.source=classfolders", f"data.root={root}", f"data.folder={tmp_path}", "data.corpus=c"]
+        config = configuration.load(None, [*options, f"data.select.drop_copies={str(drop).lower()}"])
+        fetch(config, 1)
+        said = capsys.readouterr().out
+        assert "warning: Parus_major and parus_major are taken for different species" in said
+        conflict = "such as Parus_major/a_1.wav (the same bytes as Noise_noise/n.wav, which is Noise_noise)"
+        assert (conflict in said) is not drop
+
     def test_exclude(self, root):
         assert {row.class_id for row in self.read(root, exclude=("Noise_noise",)).recordings} == {"Parus_major"}
 
@@ -235,6 +258,19 @@ class TestTable:
         assert "1 cells of time in labels.csv are not understood, such as 'dawn'" in said
         assert said.count("not understood") == 3
         assert c.class_id == "y"
+
+    def test_files_and_labels_in_either_form_of_unicode(self, tmp_path):
+        composed, apart = "V\u00f6gel", "Vo\u0308gel"
+        names = (f"{composed}/a.wav", f"{apart}/b.wav", f"{apart}.wav")
+        text = f"file,label\n{apart}/a.wav,{apart}\n{composed}/b.wav,{composed}\n{composed}.wav,x\n"
+        corpus = self.read(tmp_path, text, names)
+        assert [(row.file, row.class_id) for row in corpus.recordings] == [
+            *((name, composed) for name in names[:2]),
+            (names[2], "x"),
+        ]
+        (tmp_path / "labels.csv").write_text(f"file,label,start,end\n{composed}.wav,x,0,0.05\n")
+        source = table.Source(root=str(tmp_path))
+        assert len(source.read(source.fetch(tmp_path / "raw", 0, 1)).recordings) == 1
 
     def test_pieces_with_decimal_commas(self, tmp_path):
         sound(tmp_path / "t" / "a.wav")
