@@ -29,11 +29,12 @@ stages: 0 environment, 1 fetch, 2 resample, 3 load, 4 train, 5 predict and evalu
 END
 }
 
-arguments=("$@")
+arguments=()  # without --stage, for the command that goes on
 while [ $# -gt 0 ]; do
   case $1 in
     --config|--stage|--stop-stage|--jobs|--scheduler|--set)
       [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
+      [ "$1" = --stage ] || arguments+=("$1" "$2")
       case $1 in
         --config) config=$2 ;;
         --stage) stage=$2 ;;
@@ -43,7 +44,7 @@ while [ $# -gt 0 ]; do
         --set) set+=(--set "$2") ;;
       esac
       shift 2 ;;
-    --mini) mini=--mini; shift ;;
+    --mini) mini=--mini; arguments+=(--mini); shift ;;
     -h|--help) usage; exit 0 ;;
     *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
   esac

@@ -51,6 +51,7 @@ def probe(path: Path) -> tuple[float, int]:
 
     Raises:
         AudioError: reason empty, unreadable, no_samples, truncated or not_finite.
+        OSError: if the system does not let it be read.
     """
     size = path.stat().st_size
     if size == 0:
@@ -59,6 +60,7 @@ def probe(path: Path) -> tuple[float, int]:
     try:
         info = soundfile.info(os.fsencode(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
+        path.open("rb").close()  # which says more of a file that may not be read
         if suffix in _SOUNDFILE_SUFFIXES:
             raise AudioError("unreadable", str(error).rpartition(": ")[2]) from None
         return 0.0, 0

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from config import PipelineError
 from preprocess.audio import AudioError
-from preprocess.recordings import BACKGROUND_SEPARATOR, Species
+from preprocess.recordings import BACKGROUND_SEPARATOR, Species, shown
 
 NO_CALL = "nocall"  # what competitions call stretches without a species
 MAX_TABLE_BYTES = 1 << 29  # the largest real one, 2020, has some 20 MB
@@ -31,7 +31,8 @@ _NO_SITE = re.compile(  # last folders that tell no sites apart: days or months,
 )
 _FIRST_AUDIOMOTH, _LAST_AUDIOMOTH = 0x58000000, 0x80000000  # end of 2016 to 2038
 _DELIMITERS = ",;\t|"
-_CLASS_ID = re.compile(r"[^\s;,|\"'/\\](?:[^;,|\"/\\]{0,126}[^\s;,|\"'/\\])?")
+MAX_CLASS_ID = 128  # characters
+_CLASS_ID = re.compile(rf"[^\s;,|\"'/\\](?:[^;,|\"/\\]{{0,{MAX_CLASS_ID - 2}}}[^\s;,|\"'/\\])?")
 _XENO_CANTO = re.compile(r"(?<![a-z0-9])XC(\d{1,9})(?!\d)", re.IGNORECASE)
 
 
@@ -142,8 +143,17 @@ def check_class_id(text: str) -> str:
     """
     text = composed(text)
     if not _CLASS_ID.fullmatch(text) or text in (".", "..") or not text.isprintable():
-        raise AudioError("bad_class_id", ascii(text[:200]) if text else "no class")
+        raise AudioError("bad_class_id", f"{shown(text[:200])}, {_odd_class_id(text)}" if text else "no class")
     return text
+
+
+def _odd_class_id(text: str) -> str:
+    odd = [sign for sign in ';,|"/\\' if sign in text]
+    if odd:
+        return f"a class id holds no {odd[0]}"
+    if len(text) > MAX_CLASS_ID:
+        return f"a class id has at most {MAX_CLASS_ID} characters"
+    return "a class id neither begins nor ends with a blank or ', holds no control characters, and is no . or .."
 
 
 def check_name(text: str) -> str:
@@ -154,8 +164,16 @@ def check_name(text: str) -> str:
     """
     parts = text.split("/")
     if not text or "\\" in text or not text.isprintable() or any(part in ("", ".", "..") for part in parts):
-        raise AudioError("bad_filename", f"{text[:200]!a}, no path below the corpus" if text else "no file name")
+        raise AudioError("bad_filename", f"{shown(text[:200])}, {_odd_name(text)}" if text else "no file name")
     return text
+
+
+def _odd_name(text: str) -> str:
+    if "\\" in text:
+        return "a name with a backslash; write folder/file"
+    if not text.isprintable():
+        return "no UTF-8, or with control characters"
+    return "an absolute path outside of the corpus" if text.startswith("/") else "no path below the corpus"
 
 
 def check_there(root: Path, file: str) -> str:

@@ -1,9 +1,12 @@
 """Files that are there whole or not at all, however often a process is killed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -17,8 +20,13 @@ def whole_file(path: Path, owner: str = "") -> Iterator[Path]:
         owner: becomes part of the temporary name, where several processes may write the same file.
     """
     partial = path.with_name(path.name + (f".{owner}" if owner else "") + ".part")
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        if error.errno in _FULL and not error.filename:  # of writing, which does not know where
+            raise OSError(error.errno, error.strerror, str(partial)) from None
+        raise
 
 
 def make_room(path: Path, size: int) -> None:

@@ -151,7 +151,8 @@ def cut_pieces(root: Path, rows: Sequence[tuple[int, dict[str, str] | None]], fo
             start, end = row["start"], row["end"] = seconds(cells["start"]), seconds(cells["end"])
             if not start < end <= start + MAX_PIECE_SECONDS:
                 raise ValueError(f"a piece from {start:g} to {end:g} s")
-            heard.setdefault(cells["file"], []).append((start, end, cells["label"]))
+            row["file"] = below(root, cells["file"])
+            heard.setdefault(row["file"], []).append((start, end, cells["label"]))
         except ValueError as error:
             row[PROBLEM] = f"metadata_malformed: {error}"
     for events in heard.values():
@@ -220,8 +221,13 @@ def check_inside(root: Path, file: str) -> tuple[Path, int]:
         raise audio.AudioError("unreadable", getattr(error, "strerror", None) or "a link to itself") from None
 
 
+def below(root: Path, file: str) -> str:
+    """Return an absolute path below root relative to it; others as they are."""
+    return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file
+
+
 def _to_recording(cells: dict[str, str], root: Path) -> Recording:
-    file = check_name(cells["file"])
+    file = check_name(below(root, cells["file"]))
     if not audio.is_audio(Path(file)):
         raise audio.AudioError("bad_filename", f"{file} is not named like audio")
     file = check_there(root, file)

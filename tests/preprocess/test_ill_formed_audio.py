@@ -338,6 +338,11 @@ class TestProbe:
             assert found == rate
             assert duration == pytest.approx(seconds, abs=1 / rate)
 
+    def test_what_the_system_says_of_a_file_that_cannot_be_read(self, tmp_path):
+        (tmp_path / "a.wav").mkdir()
+        with pytest.raises(IsADirectoryError):
+            probe(tmp_path / "a.wav")
+
     def test_streamed_wav_that_leaves_its_length_open(self, tmp_path):
         samples = (tone(1500, 1) * 32_767).astype("<i2").tobytes()
         (tmp_path / "a.wav").write_bytes(header(0xFFFFFFFF, 0xFFFFFFFF) + samples)

@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import errno
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from preprocess.recordings import (
     update_rejects,
     write_table,
 )
+from preprocess.whole import whole_file
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=20)  # "\r" has its own test below
 recordings = st.builds(
@@ -174,3 +177,11 @@ class TestRejects:
         rejects = [Reject("a", "fetch", "empty"), Reject("b", "fetch", "truncated"), Reject("c", "fetch", "empty")]
         assert tally(7, rejects) == "7 recordings taken, 3 rejected (empty 2, truncated 1)"
         assert tally(1, [], "segments") == "1 segments taken, 0 rejected"
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
+    """Which the system does not tell of a write; other errors stay as they are."""
+    for number, name in ((errno.ENOSPC, str(tmp_path / "a.csv.part")), (errno.EPIPE, None)):
+        with pytest.raises(OSError, match=os.strerror(number)) as error, whole_file(tmp_path / "a.csv"):
+            raise OSError(number, os.strerror(number))
+        assert error.value.filename == name

@@ -272,6 +272,16 @@ class TestTable:
         source = table.Source(root=str(tmp_path))
         assert len(source.read(source.fetch(tmp_path / "raw", 0, 1)).recordings) == 1
 
+    def test_absolute_paths_below_the_folder(self, tmp_path):
+        corpus = self.read(tmp_path / "t", f"file,label\n{tmp_path}/t/sub/b.wav,x\n")
+        assert [row.file for row in corpus.recordings] == ["sub/b.wav"]
+        text = f"file,label,start,end\n{tmp_path}/t/sub/b.wav,x,0,0.05\n{tmp_path}/t.wav,x,0,0.05\n"
+        (tmp_path / "t" / "labels.csv").write_text(text)
+        source = table.Source(root=str(tmp_path / "t"))
+        corpus = source.read(source.fetch(tmp_path / "raw", 0, 1))
+        assert [row.file for row in corpus.recordings] == ["sub/b.wav_0_50.flac"]
+        assert [reject.reason for reject in corpus.rejects] == ["bad_filename"]
+
     def test_pieces_with_decimal_commas(self, tmp_path):
         sound(tmp_path / "t" / "a.wav")
         (tmp_path / "t" / "labels.csv").write_text("File;Start;End;Label\na.wav;0,01;0,05;x\n")
@@ -285,21 +295,22 @@ class TestTable:
         assert [(r.file, r.reason) for r in corpus.rejects] == [("labels.csv:3", "bad_class_id")]
 
     @pytest.mark.parametrize(
-        ("name", "reason"),
+        ("name", "reason", "detail"),
         [
-            ("../a.wav", "bad_filename"),
-            ("/etc/passwd.wav", "bad_filename"),
-            ("sub/../a.wav", "bad_filename"),
-            ("a\\b.wav", "bad_filename"),
-            ("", "bad_filename"),
-            ("labels.csv", "bad_filename"),
-            ("gone.wav", "no_audio"),
-            ("x" * 300 + ".wav", "unreadable"),
+            ("../ä.wav", "bad_filename", "../ä.wav, no path below the corpus"),
+            ("/etc/passwd.wav", "bad_filename", "/etc/passwd.wav, an absolute path outside of the corpus"),
+            ("sub/../a.wav", "bad_filename", "sub/../a.wav, no path below the corpus"),
+            ("a\\b.wav", "bad_filename", "a\\b.wav, a name with a backslash; write folder/file"),
+            ("a\x1bb.wav", "bad_filename", "'a\\x1bb.wav', no UTF-8, or with control characters"),
+            ("", "bad_filename", "no file name"),
+            ("labels.csv", "bad_filename", "labels.csv is not named like audio"),
+            ("gone.wav", "no_audio", "gone.wav is not there"),
+            ("x" * 300 + ".wav", "unreadable", "File name too long"),
         ],
     )
-    def test_file_names_that_mean_harm(self, tmp_path, name, reason):
+    def test_file_names_that_mean_harm(self, tmp_path, name, reason, detail):
         corpus = self.read(tmp_path, f"file,label\n{name},x\nc.wav,x\n")
-        assert [r.reason for r in corpus.rejects] == [reason]
+        assert [(r.reason, r.detail) for r in corpus.rejects] == [(reason, detail)]
         assert len(corpus.recordings) == 1
 
     def test_pieces_of_recordings(self, tmp_path):
@@ -532,6 +543,20 @@ def test_files_that_are_named_one_by_one_are_taken_by_any_name(tmp_path):
     shutil.copy(tmp_path / "a.wav", tmp_path / "more" / "d.dat")
     corpus = folder.Source(root=str(tmp_path), inputs=("a.wav", "b.dat", "more")).read(tmp_path)
     assert [row.file for row in corpus.recordings] == ["a.wav", "b.dat", "more/c.wav"]
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("Möwe/x", "^bad_class_id: Möwe/x, .*holds no /$"),
+        ("x" * 129, "at most 128"),
+        ("a ", "blank"),
+        ("", "no class$"),
+    ],
+)
+def test_what_is_wrong_with_a_label_is_said(label, words):
+    with pytest.raises(AudioError, match=words):
+        check_class_id(label)
 
 
 @pytest.mark.parametrize("label", ["../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "a;b", 'a"b', "'a", "x" * 129])
