@@ -32,18 +32,18 @@ from pathlib import Path
 
 import h5py
 
-from config import PROJECT, VERSION, Config, change
+from config import VERSION, Config, change
 from config.commandline import add_jobs_argument, log, run
 from predict.outputs import default_path
 from predict.predict import find_recordings, open_part, prepare, rejects_of, report_rejects
-from predict.scores import make_scores, read_scores, scores_folder
+from predict.scores import find_run, make_scores, read_scores, scores_folder
 from preprocess.cluster import cluster
 from preprocess.manifest import read_description
 from preprocess.recipes import folder_name, open_recipe
 from preprocess.recordings import Recording, tally
 from preprocess.shards import Shard
 from preprocess.whole import make_room, whole_file
-from train.run import MONITORS, Run, last_run
+from train.run import MONITORS, Run
 
 
 def embed_segments(
@@ -182,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.inputs and args.part != "test":
         parser.error("--part is of the run's corpus; it goes without inputs")
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     with cluster(args.scheduler):
         embed_segments(target, args.inputs, args.output, args.part, args.weights, args.hop, args.jobs, args.discard)
 

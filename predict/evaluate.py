@@ -32,6 +32,7 @@ import numpy as np
 from config.commandline import run
 from predict.formats import plain_text
 from predict.runfile import Ranking, compare, read_run_file
+from predict.scores import find_run
 from preprocess.metadata import read_truth
 from train.metrics import (
     average_precision,
@@ -44,7 +45,7 @@ from train.metrics import (
     present,
     without_nan,
 )
-from train.run import Run, write_rows
+from train.run import write_rows
 
 
 def per_recording(ranking: Ranking) -> dict[str, np.ndarray]:
@@ -176,7 +177,7 @@ def main() -> None:
     ranking = compare(read_run_file(args.predictions), read_truth(args.truth))
     result = evaluate(ranking)
     if args.run:
-        target, figures = Run(args.run), {"map": result["map_main"]["value"], "top1": result["top1"]["value"]}
+        target, figures = find_run(args.run), {"map": result["map_main"]["value"], "top1": result["top1"]["value"]}
         target.read_config()  # which says so where the folder is no run
         result["trained_on"] = len(target.trained_on(ranking.media_ids))
         with contextlib.suppress(OSError):  # a run may be read-only

@@ -36,7 +36,7 @@ from scipy.io import wavfile
 
 from config import PROJECT, VERSION, Config, PipelineError
 from config.commandline import log, run
-from predict.scores import load_run
+from predict.scores import find_run, load_run
 from predict.thresholds import read_thresholds
 from preprocess.loadData import features_folder
 from preprocess.recipes import open_recipe
@@ -44,7 +44,7 @@ from preprocess.recordings import Recording, read_table
 from preprocess.resample import wav_folder, wav_name
 from preprocess.segments import has_shards, open_shards, open_view
 from train.metrics import without_nan
-from train.run import Run, last_run, write_text
+from train.run import Run, write_text
 
 FORMATS = {"savedmodel": "savedmodel/1", "onnx": "{form}.onnx", "litert": "{form}.tflite"}
 FACTS = ("classes.csv", "thresholds.json")  # of the run; the second where it has some
@@ -383,7 +383,7 @@ def main() -> None:
     if args.check:
         check_in_this_process(args.check, args.format, args.output)
         return
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     folder = args.output or PROJECT / "exports" / target.folder.name
     export(target, folder, args.format or [*FORMATS])
 

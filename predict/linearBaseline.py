@@ -22,14 +22,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from config import PREDICTIONS, PROJECT, PipelineError
+from config import PREDICTIONS, PipelineError
 from config.commandline import log, run
 from predict.runfile import write_run_file
+from predict.scores import find_run
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import open_shards
 from preprocess.shards import Shard
-from train.run import Run, last_run
+from train.run import Run
 
 MAX_RECORDINGS = 5000  # more take longer than they tell
 BLOCK = 4096  # frames in memory, whatever the length of a recording
@@ -84,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
     args = parser.parse_args()
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     output = PREDICTIONS / f"{target.folder.name}-linear.csv"
     if write_baseline(target, output):
         log(f"{output}: linear classifier on mean spectra, for comparison")

@@ -29,12 +29,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import config as configuration
-from config import PREDICTIONS, PROJECT, Config, PipelineError
+from config import PREDICTIONS, Config, PipelineError
 from config.commandline import log, run
 from predict.drawing import MAX_MATRIX
 from predict.evaluate import TITLES, best_species, evaluate, per_recording
 from predict.runfile import Ranking, compare, read_run_file
-from predict.scores import load_run, open_known
+from predict.scores import find_run, load_run, open_known
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.page import BLUE, GREY, ORANGE, corpus_overview, inline, picture, plt, table, write_page
@@ -44,7 +44,7 @@ from preprocess.segments import SegmentReader, open_shards, open_view
 from train.generateImages import GAP, draw, draw_beside_raw, is_changed
 from train.hardware_log import read_hardware_log
 from train.metrics import average_precision, main_species
-from train.run import Run, last_run
+from train.run import Run
 
 EXAMPLES = 12  # spectrograms on the page
 MIN_ROWS = 128  # of a spectrogram; few bins become several rows each
@@ -438,7 +438,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--run", type=Path, help="run directory (default: the one finished last)")
     args = parser.parse_args()
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     log(f"{make_report(target)}")
 
 

@@ -33,12 +33,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from config import PROJECT, VERSION, Config, Data, PipelineError, Predict, change, require_utf8
+from config import VERSION, Config, Data, PipelineError, Predict, change, require_utf8
 from config.commandline import add_jobs_argument, log, run
 from predict.detections import POOLS, Result, conclude, lay_onto
 from predict.formats import Facts, formats
 from predict.outputs import mark_of, named, output_path, places
-from predict.scores import Scores, judge, make_scores, read_scores, scores_folder
+from predict.scores import Scores, find_run, judge, make_scores, read_scores, scores_folder
 from predict.species_filter import Filter, day_of_year, read_list, read_places
 from predict.thresholds import read_thresholds
 from preprocess.cluster import cluster
@@ -50,11 +50,12 @@ from preprocess.recordings import Recording, Reject, read_table, tally
 from preprocess.resample import resample, wav_folder, wav_name
 from preprocess.segments import open_shards
 from preprocess.shards import Shard
-from train.run import MONITORS, Run, last_run
+from train.run import MONITORS, Run
 
 NOTHING = Filter()  # any species may be expected
 SHOWN, NAMED = 3, 3  # recordings whose first species are printed if there are no more; how many species
 HEADER_ERROR = 0.5  # s; the header of a variable-rate MP3 may say less than the truth by much more
+TABLES = (".csv", ".tsv", ".txt", ".json", ".toml", ".xml", ".xlsx", ".h5")  # endings of what is given by mistake
 MARK_BYTES = 1 << 16  # 2 s at 16 kHz
 
 
@@ -63,6 +64,8 @@ def as_input(config: Config, inputs: Sequence[Path]) -> Config:
     paths = places(inputs)
     for path in paths:
         require_utf8(path)
+        if path.suffix.lower() in TABLES and path.is_file():
+            raise PipelineError(f"{path} is a table, no recording. Give folders or files of audio.")
     root, options = paths[0], {}
     if len(paths) > 1:
         root = Path(os.path.commonpath(paths))
@@ -290,10 +293,11 @@ def predict(
     if rows and not rows.is_file():
         raise PipelineError(f"--rows {rows} is no file.")
     paths = {name: output_path(output, targets, inputs, name, formats()[name][1], len(names)) for name in names}
-    members: list[Member] = []
     for target in targets:
         if [kind.class_id for kind in target.read_species()] != [kind.class_id for kind in species]:
             raise PipelineError(f"{first.folder} and {target.folder} know other species; they have no common ranking.")
+    members: list[Member] = []
+    for target in targets:
         members.append(open_member(target, inputs, chosen, monitor, jobs))
         if members[-1].media_ids != members[0].media_ids:
             raise PipelineError(f"{first.folder} and {target.folder} were made for the test parts of other corpora.")
@@ -467,7 +471,7 @@ def main() -> None:
         parser.error("--place is a latitude from -90 to 90 and a longitude from -180 to 180")
     if args.thresholds in ("species", "overall") and args.minimum is not None:
         parser.error("--minimum takes the place of all thresholds")
-    targets = [Run(folder) for folder in args.run] if args.run else [last_run(PROJECT / "runs")]
+    targets = [find_run(named) for named in args.run or [None]]
     settings = {name: getattr(args, name) for name in ("top", "pool", "hop", "smooth", "minimum", "merge")}
     settings = {name: value for name, value in settings.items() if value is not None}
     expected = Filter(

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from config import Config, PipelineError
+from config import PROJECT, Config, PipelineError
 from config.commandline import progress
 from preprocess.alone import alone_in
 from preprocess.cluster import has_cluster, spread
@@ -29,7 +29,7 @@ from preprocess.seals import check_content, checksum, read_seals, seal_content
 from preprocess.segments import list_segments, open_view
 from preprocess.shards import Shard, open_shard, read_stamp
 from preprocess.whole import make_room, whole_file
-from train.run import Run
+from train.run import Run, last_run
 
 SEGMENTS_AT_ONCE = 2048  # scored together; bounds the memory
 
@@ -43,6 +43,18 @@ class Scores:
     media_id: str
     seconds: np.ndarray  # float64 [segments, 2]: from, to, in the original recording
     logits: np.ndarray  # float32 [segments, outputs]; or embeddings, [segments, features]
+
+
+def find_run(named: Path | None) -> Run:
+    """Return the run that --run names, by its folder or by its name in runs/; None: the one finished last.
+
+    Raises:
+        PipelineError: if there is no finished one.
+    """
+    if named is None:
+        return last_run(PROJECT / "runs")
+    inside = PROJECT / "runs" / named
+    return Run(inside if inside.is_dir() and not named.exists() else named)
 
 
 def load_run(target: Run, monitor: str = "") -> tuple[Config, Any, Any]:

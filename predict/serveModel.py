@@ -31,12 +31,13 @@ import socket
 import time
 from pathlib import Path
 
-from config import LARGEST, PROJECT, PipelineError
+from config import LARGEST, PipelineError
 from config.commandline import job_count, log, run
+from predict.scores import find_run
 from preprocess.manifest import read_description
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, read_table
-from train.run import Run, last_run
+from train.run import Run
 
 MOST_EXAMPLES = 6
 KEEP_ALIVE_SECONDS = 10
@@ -127,7 +128,7 @@ def main() -> None:
     from predict.service.guard import Gate
     from predict.service.listener import Limits, Listener
 
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     listening = listen_on(args.host, args.port)
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)

@@ -31,13 +31,14 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from config import PROJECT, PipelineError
+from config import PipelineError
 from config.commandline import log, run
+from predict.scores import find_run, load_run, open_known
 from preprocess.manifest import digest
 from preprocess.metadata import decimal, read_rows
 from preprocess.plots import open_pyplot
 from train.metrics import without_nan
-from train.run import Run, last_run, write_rows, write_text
+from train.run import Run, write_rows, write_text
 
 FALSE_POSITIVE_RATE = 0.001  # as system 001 has it
 FEW = 10  # positives below which a threshold is little more than a guess
@@ -135,7 +136,6 @@ def samples_of_run(target: Run) -> Samples:
     Raises:
         PipelineError: if there is none, or the corpus has changed since the run was trained.
     """
-    from predict.scores import load_run, open_known
     from preprocess.segments import list_segments
     from train.scoring import segment_logits, split
 
@@ -422,7 +422,7 @@ def main() -> None:
             parser.error(f"--{name} is a share, from 0 to 1")
     if args.folds and args.reviewed:
         parser.error("--folds and --reviewed exclude each other")
-    target = Run(args.run) if args.run else last_run(PROJECT / "runs")
+    target = find_run(args.run)
     species = target.read_species()
     ids = [kind.class_id for kind in species]
     names = [kind.vernacular_name or kind.scientific_name or kind.class_id for kind in species]

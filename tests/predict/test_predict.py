@@ -17,7 +17,7 @@ from predict.evaluate import evaluate
 from predict.outputs import default_path, mark_of, named
 from predict.predict import predict, with_length
 from predict.runfile import compare, read_run_file
-from predict.scores import load_run
+from predict.scores import find_run, load_run
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, Reject, read_table
@@ -165,7 +165,9 @@ def test_the_scores_of_several_runs_are_averaged(run_of_birds, expected, tmp_pat
     assert any(second[m][name] != pytest.approx(expected[m][name], abs=0.01) for m in found for name in CLASSES)
 
 
-def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path):
+def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path, monkeypatch):
+    """Which is found before the first one is scored."""
+    monkeypatch.delattr("predict.predict.open_member")
     other = copied(run_of_birds, tmp_path)
     text = (other.folder / "classes.csv").read_text()
     (other.folder / "classes.csv").write_text(text.replace("bbbbbb", "dddddd"))
@@ -174,7 +176,23 @@ def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path):
     assert not (tmp_path / "refused.csv").exists()
 
 
+def test_a_run_is_found_by_its_name_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("predict.scores.PROJECT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    assert find_run(Path("a")).folder == tmp_path / "runs" / "a"
+    assert find_run(Path("runs/a")).folder == Path("runs/a")
+    assert find_run(Path("b")).folder == Path("b")
+    with pytest.raises(PipelineError, match="no finished run"):
+        find_run(None)
+
+
 # Folders and files
+
+
+def test_a_table_is_no_recording(run_of_birds, tmp_path):
+    (tmp_path / "list.csv").write_text("file\n")
+    assert_refused(run_of_birds, tmp_path / "list.csv", tmp_path, r"list\.csv is a table, no recording")
 
 
 def test_a_folder_of_files_gives_the_scores_of_the_test_part(run_of_birds, expected, folder, tmp_path):
