@@ -436,6 +436,7 @@ def test_efficientnet_from_imagenet_is_the_same_after_it_was_kept(monkeypatch, t
         np.testing.assert_allclose(new.predict_on_batch(codes), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.input_shape. is undefined or non-square:UserWarning")
 def test_an_unreachable_network_is_one_clear_line(monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
