@@ -245,3 +245,55 @@ def test_the_noise_class_is_no_species(bags):
     logits = bags[1][0].astype("f")
     np.testing.assert_allclose(loss.segment_scores(logits), softmax(bags[1][0])[:, :3], rtol=1e-5)
     np.testing.assert_allclose(loss.recording_scores(logits), softmax(bags[1][0])[:, :3].mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_pooled_smooths_its_targets(activation):
+    """Two segments of two classes; the mean of their scores against targets of 0.9 and 0.1, with a smoothing of 0.2."""
+    logits, targets = np.array([[[2.0, -1.0], [0.5, 0.25]]]), np.array([[1.0, 0.0]])
+    of = sigmoid if activation == "sigmoid" else softmax
+    pooled = of(logits[0]).mean(axis=0)
+    wanted = np.array([0.9, 0.1])
+    if activation == "sigmoid":
+        expected = -(wanted * np.log(pooled) + (1 - wanted) * np.log(1 - pooled)).mean()
+    else:
+        expected = -(wanted * np.log(pooled)).sum()
+    loss = open_loss(Part("pooled", {"activation": activation, "label_smoothing": 0.2}))
+    found = loss.compute(targets.astype(np.float32), logits.astype(np.float32))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 20.0])
+def test_sharpness_of_log_mean_exp(sharpness):
+    logits = np.array([[-2.0], [0.0], [1.0]])
+    loss = open_loss(Part("pooled", {"pool": "log_mean_exp", "sharpness": sharpness}))
+    expected = np.log(np.mean(np.exp(sharpness * sigmoid(logits)))) / sharpness
+    np.testing.assert_allclose(loss.recording_scores(logits.astype(np.float32)), [expected], rtol=1e-5)
+
+
+def test_best_frame_smooths_its_targets():
+    """The second segment has the larger logit of class 0."""
+    logits, targets = np.array([[[0.0, 1.0, 0.0], [2.0, 0.0, 1.0]]]), np.array([[1.0, 0.0, 0.0]])
+    expected = -(np.array([0.8, 0.1, 0.1]) * np.log(softmax(logits[0])[1])).sum()
+    loss = open_loss(Part("best_frame", {"label_smoothing": 0.3}))
+    found = loss.compute(targets.astype(np.float32), logits.astype(np.float32))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), [expected], rtol=1e-5)
+
+
+def test_a_weight_is_the_mean_of_those_of_a_segments_species():
+    """With background species at 0.5, the weights of 3 and 1 count as 2 : 1."""
+    plain, weighed = (open_loss(Part("binary_crossentropy"), weights=w) for w in (None, np.array([3, 1], np.float32)))
+    targets, logits = np.array([[1, 0.5]], np.float32), np.array([[0.3, -0.2]], np.float32)
+    ratio = ops.convert_to_numpy(weighed.over_batch(targets, logits, 1)) / plain.over_batch(targets, logits, 1)
+    np.testing.assert_allclose(ratio, (3 * 1 + 1 * 0.5) / 1.5, rtol=1e-5)
+
+
+def test_scores_of_focal_are_those_of_its_activation():
+    logits = np.array([[1.0, -1.0, 0.5]], np.float32)
+    np.testing.assert_allclose(
+        open_loss(Part("focal", {"activation": "softmax"})).segment_scores(logits), softmax(logits), rtol=1e-5
+    )
+
+
+def test_classes_without_training_recordings_have_a_finite_weight():
+    assert np.isfinite(class_weights("inverse", [0, 3])).all()
