@@ -432,10 +432,7 @@ def stretch(sounds: Any, rate: Any, length: int, window: int, hop: int) -> Any:
     part = (position - left)[..., None]
     at = ops.cast(left, "int32")[..., None]
     before, after = ops.take_along_axis(magnitude, at, 1), ops.take_along_axis(magnitude, at + 1, 1)
-    advance = ops.take_along_axis(phase, at + 1, 1) - ops.take_along_axis(phase, at, 1)
-    expected = (2 * np.pi * hop / window * np.arange(window // 2 + 1)).astype(np.float32)
-    deviation = advance - expected
-    advance = expected + deviation - 2 * np.pi * ops.round(deviation / (2 * np.pi))
+    advance = ops.take_along_axis(phase, at + 1, 1) - ops.take_along_axis(phase, at, 1)  # but for whole turns
     turned = phase[:, :1] + ops.cumsum(ops.pad(advance[:, :-1], [[0, 0], [1, 0], [0, 0]]), axis=1)
     magnitude = ((1 - part) * before + part * after) * inside
     pieces = ops.irfft((magnitude * ops.cos(turned), magnitude * ops.sin(turned)), fft_length=window) * taper

@@ -264,6 +264,7 @@ def test_time_roll_swaps_the_two_parts_of_every_item():
     assert len(shifts) > 15
     sounds = np.random.default_rng(0).normal(size=(COUNT, 200)).astype(np.float32)
     np.testing.assert_array_equal(np.sort(run(opened("time_roll", waveform.Recipe()), sounds)), np.sort(sounds))
+    assert opened("time_roll", pcen.Recipe())  # it needs no logarithms
 
 
 def test_frequency_roll_stays_within_its_share():
@@ -371,6 +372,22 @@ def test_fade_of_sound_is_linear_in_decibels_at_both_ends():
         np.testing.assert_allclose(np.diff(rising), np.diff(rising)[0] if len(rising) > 1 else 0, atol=1e-3)
         assert len(rising) <= 202
     assert np.argmax(level > -1e-3, axis=1).max() > 150
+    rises, falls = (np.argmax(item > -1e-3, axis=1) for item in (level, level[:, ::-1]))
+    assert abs(np.corrcoef(rises, falls)[0, 1]) < 0.4  # each of its own length
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_fade_of_spectrograms_is_that_of_their_sound(name):
+    """The power at the very ends is 40 dB, a factor of 10,000, below what was stored."""
+    recipe, stored = STORES[name]
+    power = np.random.default_rng(0).uniform(1, 100, (COUNT, 60, 8))
+    found = run(opened("fade", recipe, decibels=40.0, longest=0.4), stored(power))
+    np.testing.assert_allclose(found[:, [0, -1]], stored(power[:, [0, -1]] / 1e4), rtol=1e-4, atol=1e-4)
+    change = found - stored(power)
+    assert np.ptp(change, axis=2).max() < 1e-3  # the same in all bins
+    assert (np.diff(change[:, :25], axis=1) > -1e-3).all()
+    assert (np.diff(change[:, -25:], axis=1) < 1e-3).all()
+    np.testing.assert_allclose(change[:, 25:-25], 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -464,6 +481,50 @@ def test_stretch_keeps_the_pitch_and_changes_the_time(rate):
         np.testing.assert_allclose(found[600:7400], sound[0, 600:7400], atol=0.02)
 
 
+def test_stretch_at_the_same_rate_is_the_sound_itself_after_many_seconds_too():
+    sound = np.random.default_rng(0).normal(size=(1, 200_000)).astype(np.float32)
+    found = ops.convert_to_numpy(
+        augment_module.stretch(ops.convert_to_tensor(sound), np.ones(1, "f"), 200_000, 1024, 256)
+    )
+    np.testing.assert_allclose(found[0, 1024:-1024], sound[0, 1024:-1024], atol=1e-3)
+
+
+def test_what_is_missing_at_the_end_of_a_stretched_sound_is_silence():
+    """Of noise that sounds until the end; windows of before and after reach over it by half their length."""
+    sound = np.random.default_rng(0).normal(size=(3, 16_000)).astype(np.float32)
+    rates = np.array([1.1, 1.25, 1.6], np.float32)
+    found = ops.convert_to_numpy(augment_module.stretch(ops.convert_to_tensor(sound), rates, 16_000, 1024, 256))
+    for item, rate in zip(found, rates, strict=True):
+        end = round(16_000 / float(rate))
+        assert np.std(item[end - 2000 : end - 600]) > 0.5
+        np.testing.assert_allclose(item[end + 1024 :], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("time_stretch", {"deviation": 0.1}), ("pitch_shift", {"semitones": 2.0})]
+)
+def test_rates_are_normal_and_cut_at_two_and_a_half_deviations(name, options, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        augment_module, "stretch", lambda sounds, rate, length, *_: rates.append(np.array(rate)) or sounds
+    )
+    augment(opened(name, waveform.Recipe(), **options), np.zeros((5000, 10)), np.ones((5000, 1)))
+    drawn = (rates[0] - 1) / 0.1 if name == "time_stretch" else -12 * np.log2(rates[0]) / 2.0
+    assert np.abs(drawn).max() == pytest.approx(2.5, abs=1e-4)
+    inside = drawn[np.abs(drawn) < 2.499]
+    assert scipy.stats.kstest(inside, scipy.stats.truncnorm(-2.5, 2.5).cdf).pvalue > 0.001
+    assert 1 - len(inside) / 5000 == pytest.approx(2 * scipy.stats.norm.cdf(-2.5), abs=0.006)
+
+
+def test_a_sound_at_a_higher_pitch_does_not_end_sooner():
+    time = np.arange(8000) / 16_000
+    sounds = np.tile(np.sin(2 * np.pi * 500 * time), (COUNT, 1))
+    found = run(opened("pitch_shift", waveform.Recipe(), semitones=4.0), sounds)
+    assert max(strongest(item) for item in found) > 700
+    levels = np.std(found.reshape(COUNT, 16, 500), axis=2)
+    assert levels[:, 1:-1].min() > 0.5
+
+
 @pytest.mark.parametrize("name", ["time_stretch", "pitch_shift"])
 def test_sound_layers_change_every_item_differently(name):
     time = np.arange(8000) / 16_000
@@ -502,7 +563,8 @@ def test_mixup_of_bags_mixes_whole_recordings():
 
 
 def test_stripes_may_be_filled_with_the_minimum():
-    images = pictures()
+    """Of all channels, which are values of the same kind."""
+    images = np.concatenate([pictures(), pictures(1) + 2], axis=-1)
     found = run(opened("time_mask", width=10, count=1, fill="minimum"), images)
     for item, before in zip(found, images, strict=True):
         changed = (item != before).any(axis=(0, 2))
