@@ -278,6 +278,23 @@ def test_companions_are_of_the_same_species(reader):
     assert others > 0
 
 
+def test_companions_are_any_recording_of_the_species_and_any_window_of_it(reader):
+    batches = open_batches(reader, ["companion"], batch_size=8)
+    batches.reader = Recorder(reader)
+    seen: dict[int, set[int]] = {}
+    windows: dict[int, set[int]] = {}
+    for epoch in range(30):
+        for _ in batches.epoch(epoch):
+            (own, _), (same, starts) = batches.reader.read_calls[-2:]
+            for i, other, start in zip(own, same, starts, strict=True):
+                seen.setdefault(i, set()).add(other)
+                windows.setdefault(other, set()).add(start)
+    assert seen == {int(i): {int(k) for k in RECORDINGS if k % 3 == i % 3} for i in RECORDINGS}
+    for other, starts in windows.items():
+        latest = reader.frames_left[other] - 130
+        assert 0 <= min(starts) < 0.2 * latest < 0.8 * latest < max(starts) <= latest
+
+
 class NoiseView:
     """Stands for the view of the noise frames; every value says which recording it is from."""
 
@@ -285,9 +302,11 @@ class NoiseView:
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = self.frames_left = np.array(lengths)
+        self.asked: list[tuple[int, int]] = []
 
     def read(self, recordings, starts):
         assert all(0 <= s <= max(0, self.lengths[r] - 130) for r, s in zip(recordings, starts, strict=True))
+        self.asked += zip(recordings.tolist(), starts.tolist(), strict=True)
         return np.stack([np.full((130, 200), 200 + r, np.uint8) for r in recordings])
 
 
@@ -308,6 +327,27 @@ def test_noise_class_fills_its_share_of_every_batch(reader):
         assert targets[:6, 3].sum() == 0
         assert targets[6:].tolist() == [[0, 0, 0, 1]] * 2
         assert (codes[6:] >= 200).all()
+
+
+def test_noise_is_any_window_and_follows_from_seed_and_epoch_alone(reader):
+    def heard(seed: int, epoch: int) -> list[tuple[int, int]]:
+        noise = NoiseView([500] * 12)
+        list(open_batches(reader, ["noise"], noise, batch_size=8, seed=seed).epoch(epoch))
+        return noise.asked
+
+    assert heard(0, 3) == heard(0, 3)
+    assert len({tuple(heard(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    starts = [start for epoch in range(20) for _, start in heard(0, epoch)]
+    assert min(starts) < 10
+    assert max(starts) > 360
+
+
+def test_noise_among_species_has_itself_as_companion(reader):
+    noise = NoiseView([500] * 12)
+    batches = open_batches(reader, ["companion"], noise, batch_size=8, noise_class=0.25)
+    for codes, _, companions in batches.epoch(0):
+        assert companions.shape == codes.shape
+        np.testing.assert_array_equal(companions[6:], codes[6:])
 
 
 def test_noise_that_is_not_there_is_named(reader):
@@ -398,3 +438,18 @@ def test_rare_species_are_drawn_more_often(reader, balance, share):
     owners = [owner for epoch in range(150) for owner, _ in drawn(batches, epoch)]
     assert len(owners) == 150 * 8 * -(-(n + rare) // 8)
     assert np.mean(np.array(owners) == 7) == pytest.approx(share, abs=0.04)
+
+
+def test_balance_counts_segments_not_recordings():
+    """One recording of each of two species, of 19 segments and of 1: both are drawn as often."""
+
+    class Uneven:
+        segment_frames, shape, frames_left = 10, (2,), np.array([190, 10])
+
+        def read(self, recordings, starts):
+            return np.zeros((len(recordings), 10, 2), np.uint8)
+
+    train = Train(batch_size=10, random_windows=False, balance=1.0)
+    batches = Batches(Uneven(), np.arange(2), np.arange(2), np.eye(2, dtype=np.float32), train)
+    found = np.concatenate([targets for epoch in range(100) for _, targets in batches.epoch(epoch)])
+    np.testing.assert_allclose(found.mean(axis=0), 0.5, atol=0.04)
