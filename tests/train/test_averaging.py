@@ -57,6 +57,20 @@ def test_the_average_by_hand():
     np.testing.assert_array_equal(trainer.layers[0].kernel.numpy(), weights[-1])
 
 
+def test_averages_under_a_loss_scale():
+    """With precision mixed_float16 keras puts another optimizer around the one that holds the averages."""
+    trainer = small_trainer(MOMENTUM)
+    trainer.compile(keras.optimizers.LossScaleOptimizer(trainer.optimizer), "mse", jit_compile=False)
+    weights = steps(trainer, 0, 4)
+    average = weights[0]
+    for weight in weights[1:]:
+        average = MOMENTUM * average + (1 - MOMENTUM) * weight
+    with averaged(trainer):
+        np.testing.assert_allclose(trainer.layers[0].kernel.numpy(), average, rtol=1e-5)
+    assert not np.allclose(average, weights[-1], rtol=1e-3)
+    np.testing.assert_array_equal(trainer.layers[0].kernel.numpy(), weights[-1])
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
 def test_looking_at_the_averages_changes_nothing(name):
     quiet, watched = small_trainer(MOMENTUM, name), small_trainer(MOMENTUM, name)

@@ -131,6 +131,15 @@ def test_figures_are_those_of_an_independent_computation(model, reader, backgrou
     assert logs["val_map"] != pytest.approx(logs["val_map_background"])
 
 
+def test_species_at_ranks_1_to_6_count_among_the_best_1_3_and_5(model, reader, background):
+    scores = np.array([softmax(own).mean(axis=0) for own in predictions(model, reader)])
+    labels = np.argsort(-scores, axis=1)[np.arange(6), np.arange(6)]
+    loss = open_loss(Part("categorical_crossentropy"))
+    found = MAPCallback(model, loss, reader, RECORDINGS, labels, background, Predict()).evaluate()
+    assert [found[f"val_top{k}"] for k in (1, 3, 5)] == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+    assert found["val_map"] == pytest.approx(np.mean(1 / np.arange(1, 7)))
+
+
 def test_sigmoid_scores_and_loss(model, reader, background):
     loss = open_loss(Part("binary_crossentropy"))
     found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
@@ -142,6 +151,58 @@ def test_sigmoid_scores_and_loss(model, reader, background):
     assert found["val_loss"] == pytest.approx(expected, rel=1e-4)
     relevant = np.eye(CLASSES, dtype=bool)[LABELS] | background
     assert found["val_map_background"] == pytest.approx(label_ranking_average_precision_score(relevant, scores))
+
+
+def test_the_loss_of_whole_recordings_is_a_mean_over_recordings(model, reader, background):
+    """However many segments each has; pooled by the largest score of each species."""
+    loss = open_loss(Part("pooled", {"pool": "max"}))
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
+    chances = [1 / (1 + np.exp(-own.astype(np.float64))) for own in predictions(model, reader)]
+    scores = np.array([own.max(axis=0) for own in chances])
+    assert found["val_loss"] == pytest.approx(log_loss(np.eye(CLASSES)[LABELS].ravel(), scores.ravel()), rel=1e-4)
+    assert found["val_top3"] == pytest.approx(top_k_accuracy_score(LABELS, scores, k=3, labels=range(CLASSES)))
+
+
+@pytest.mark.parametrize("kind", ["noise class", "attention"])
+def test_a_hit_is_the_best_species_whatever_other_outputs_say(config, reader, background, kind):
+    """Those are the score of noise, or the weights of attention, here the largest of all."""
+    if kind == "attention":
+        loss, outputs = open_loss(Part("pooled", {"pool": "attention"})), 2 * CLASSES
+    else:
+        loss, outputs = open_loss(Part("categorical_crossentropy"), noise_class=True), CLASSES + 1
+    keras.utils.set_random_seed(5)
+    model = build_model(config, reader.encoding, reader.shape, outputs)
+    bias = model.layers[-1].get_layer("logits").bias
+    bias.assign(np.where(np.arange(outputs) < CLASSES, 0.0, 50.0))
+    found = MAPCallback(model, loss, reader, RECORDINGS, LABELS, background, Predict()).evaluate()
+    logits = predictions(model, reader)
+    owners = np.repeat(LABELS, [len(own) for own in logits])
+    best = np.concatenate(logits)[:, :CLASSES].argmax(axis=1)
+    assert 0 < accuracy_score(owners, best) == pytest.approx(found["val_acc"])
+
+
+def test_averaged_weights_are_scored_where_there_are_some(config, reader, background):
+    """The figures of the average of a weight, and afterwards the weight is as it was."""
+    keras.utils.set_random_seed(5)
+    model = build_model(config, reader.encoding, reader.shape, CLASSES)
+    model.compile(keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5), "mse")
+    model.optimizer.build(model.trainable_variables)
+    callback = MAPCallback(
+        model, open_loss(Part("categorical_crossentropy")), reader, RECORDINGS, LABELS, background, Predict()
+    )
+    callback.set_model(model)
+    weights = [np.array(weight) for weight in model.trainable_variables]
+    averages = [variable for variable in model.optimizer.variables if variable.path.endswith("_average")]
+    plain = callback.evaluate()
+    for average, weight in zip(averages, weights, strict=True):
+        average.assign(3 * weight)
+    logs = {}
+    callback.on_epoch_end(0, logs)
+    for weight, value in zip(model.trainable_variables, weights, strict=True):
+        np.testing.assert_array_equal(np.array(weight), value)
+        weight.assign(3 * value)
+    assert logs == pytest.approx(callback.evaluate(), rel=1e-5)
+    assert logs["val_loss"] != pytest.approx(plain["val_loss"], rel=1e-2)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
