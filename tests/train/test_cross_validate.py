@@ -144,6 +144,14 @@ class TestTeacher:
         found = soften(csr_array(np.eye(2, dtype=np.float32)), ["a", "b"], ["x", "y"], tmp_path, 0.5)
         np.testing.assert_allclose(found.toarray(), [[1, 0], [0.2, 0.8]])
 
+    def test_scores_come_back_to_nine_digits(self, tmp_path):
+        """Those of thousands of species differ from the fourth on, and ties would change a ranking."""
+        scores = np.random.default_rng(0).dirichlet(np.ones(50), 4) ** 3
+        write_scored(
+            tmp_path / "scores.csv", [Scored(list("abcd"), [f"c{i}" for i in range(50)], np.arange(4), scores)]
+        )
+        np.testing.assert_allclose(read_scored(tmp_path / "scores.csv").scores, scores, rtol=1e-9)
+
     @pytest.mark.parametrize(
         ("text", "words"),
         [

@@ -67,6 +67,22 @@ def test_samples_far_apart_keep_their_distance(tmp_path):
     assert [row["seconds"] for row in read_hardware_log(path)["cpu"]] == [0, 120, 240, 360, 361, 481]
 
 
+def test_a_clock_that_is_set_back_does_not_turn_time_back(tmp_path):
+    """As in the night when summer time ends; a sample before its predecessor counts as a second later."""
+    clock = ["02:59:58", "02:59:59", "02:00:00", "02:00:02"]
+    path = tmp_path / "hardware.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *(f"2026-10-25T{t}.000,cpu,50.0,1000,4000," for t in clock), ""]))
+    assert [row["seconds"] for row in read_hardware_log(path)["cpu"]] == [0, 1, 2, 4]
+
+
+def test_memory_in_use_is_what_is_not_available(monkeypatch):
+    """To everybody: 16 GB of which 4 can be had, whatever caches hold."""
+    memory = psutil.virtual_memory()._replace(total=16 << 30, available=4 << 30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert [row[3] for row in sample_machine(psutil.Process())] == [16_384, 16_384]
+    assert sample_machine(psutil.Process())[0][2] == 12_288
+
+
 def test_memory_is_that_of_the_process():
     before = sample_machine(psutil.Process())[1][2]
     block = np.ones(64 << 17)  # 64 MB, touched
@@ -77,7 +93,7 @@ def test_memory_is_that_of_the_process():
 
 def test_answers_of_nvidia_smi():
     """As the tool prints them with csv,noheader,nounits; a value that a card lacks is [N/A]."""
-    answer = "0, 97, 11874, 15360, 71\n1, 0, 3, 15360, [N/A]\n\nNVIDIA-SMI has failed\n"
+    answer = "0, 97, 11874, 15360, 71\n1, 0, 3, 15360, [N/A]\n\nNVIDIA-SMI has failed\na, b, c, d, e\n"
     assert parse_gpus(answer) == [("gpu0", 97.0, 11874.0, 15360.0, 71.0), ("gpu1", 0.0, 3.0, 15360.0, "")]
 
 

@@ -17,6 +17,7 @@ from train.metrics import (
     class_map,
     in_top,
     macro_auroc,
+    padded_class_map,
     per_class,
     present,
 )
@@ -266,6 +267,15 @@ def test_interval_lies_within_the_values(values):
 # Per class
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 40.0])
+def test_hits_are_added_above_every_score_whatever_its_scale(scale):
+    """A perfect ranking stays one; of the third class the only row is the last of three: (5 + 6 / 8) / 6."""
+    scores = scale * np.array([[5.0, 2.0, 1.5], [3.0, 4.0, 2.0], [1.0, 1.0, 1.0]])
+    relevant = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
+    assert padded_class_map(scores[:, :2], relevant[:, :2]) == pytest.approx(1)
+    assert padded_class_map(scores, relevant) == pytest.approx((1 + 1 + (5 + 6 / 8) / 6) / 3)
+
+
 def test_figures_per_class_by_hand():
     """Class 0: two of three found, one taken for it; class 1: never found; class 2: no recording, never predicted."""
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]])
@@ -290,6 +300,6 @@ def test_figures_per_class_by_counting(recordings, classes, seed):
     best = [max(range(classes), key=lambda c: row[c]) for row in scores]
     for c, row in enumerate(per_class(scores, labels)):
         hits = sum(b == c == y for b, y in zip(best, labels, strict=True))
-        assert row["hits"] == hits
+        assert (row["recordings"], row["predicted"], row["hits"]) == ((labels == c).sum(), best.count(c), hits)
         assert row["precision"] == pytest.approx(hits / best.count(c) if c in best else math.nan, nan_ok=True)
         assert row["recall"] == pytest.approx(hits / (labels == c).sum() if c in labels else math.nan, nan_ok=True)

@@ -76,6 +76,11 @@ def test_ranges_hold_every_rate_once(count, parts):
     assert all(low < high for low, high in found)
 
 
+def test_ranges_are_as_wide_in_octaves_counted_from_2():
+    """A network that was trained on others would hear something else: 2 x 51^(k / 4) - 2, rounded."""
+    assert ranges(100, 4) == [(0, 3), (3, 12), (12, 36), (36, 100)]
+
+
 def rotor(rng: np.random.Generator, rate: float, images: int, strength: float = 0.5) -> np.ndarray:
     """Noise of 32 bins and 3 s whose level rises and falls so many times a second, float32 [n, bins, frames, 1]."""
     time = np.arange(3 * FRAME_RATE) / FRAME_RATE
