@@ -135,7 +135,7 @@ class SignalNoiseMask:
     def add(self, block: np.ndarray) -> None:
         """Take the next frames, log10 of magnitudes, float32 [frames, bins]."""
         self.waiting.append(block)
-        if sum(map(len, self.waiting)) >= 1.5 * self.stretch:
+        while sum(map(len, self.waiting)) >= 1.5 * self.stretch:
             frames = np.concatenate(self.waiting)
             self._separate(frames[: self.stretch])
             self.waiting = [frames[self.stretch :]]

@@ -1,6 +1,7 @@
 """The mel front ends against librosa and TensorFlow's mel matrix, the others against plain definitions."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import librosa
@@ -10,7 +11,7 @@ import scipy.ndimage
 
 from config import ConfigError, Features
 from preprocess import cleaning
-from preprocess.mask import SignalNoiseMask, active_frames, noise_columns
+from preprocess.mask import SignalNoiseMask, SilenceMask, active_frames, noise_columns
 from preprocess.mel import hz_to_mel, mel_matrix, mel_to_hz
 from preprocess.recipes import describe, logmel, open_recipe, passau, pcen, sprengel2016, threewindows, vggish, waveform
 from tests.preprocess.naive import write_wav
@@ -202,6 +203,16 @@ class TestSprengel:
         assert column[20:30].all()
         assert not column[:14].any()
 
+    def test_what_is_as_loud_as_the_median_is_no_signal(self):
+        """A hum is as loud as its bins ever are, a click as all bins of its frames; whatever the factor."""
+        hum = np.full((60, 60), 1e-6)
+        hum[:, 10:20] = 1.0
+        assert not active_frames(hum, 1.0).any()
+        assert not active_frames(hum.T, 1.0).any()
+
+    def test_medians_are_over_so_many_seconds(self):
+        assert sprengel2016.Recipe(median_seconds=10).new_mask().stretch == 1723  # 22,050 / 128 frames a second
+
     def test_signal_noise_and_neither(self, monkeypatch):
         answers = {3.0: [True, False, False, False], 2.5: [True, True, False, False]}
         monkeypatch.setattr("preprocess.mask.active_frames", lambda magnitudes, factor: np.array(answers[factor]))
@@ -211,12 +222,13 @@ class TestSprengel:
         assert cells.ravel().tolist() == [1, 2, 0, 0]
         assert noise_columns(cells, np.array([0, 5])).tolist() == [False, False, True, True]
 
-    def test_stretches_bound_the_memory(self):
+    @pytest.mark.parametrize("block", [30, 240])
+    def test_stretches_bound_the_memory(self, block):
         mask = SignalNoiseMask(3.0, 2.5, 50)
         for _ in range(10):
-            mask.add(np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32))
+            mask.add(np.random.default_rng(0).normal(size=(block, 8)).astype(np.float32))
             assert sum(map(len, mask.waiting)) < 75
-        assert mask.cells().shape == (300, 1)
+        assert mask.cells().shape == (10 * block, 1)
 
     @pytest.mark.parametrize(
         ("frames", "lengths"),
@@ -275,6 +287,13 @@ class TestSilence:
         # One cell of silence stays beside a sound; the last frame before the whistle reaches into it.
         assert found == [1] * 6 + [2] * 12 + [1] * 8 + [2] * 4
 
+    def test_a_value_at_the_level_is_heard(self):
+        """And the cells beside it."""
+        mask, block = SilenceMask(10, -70.0), np.full((70, 8), -70.5, np.float32)
+        block[35, 3] = -70.0
+        mask.add(block)
+        assert mask.cells().ravel().tolist() == [2, 2, 1, 1, 1, 2, 2]
+
     def test_without_the_option_everything_is_kept(self):
         mask = self.plain.new_mask()
         mask.add(np.full((70, 64), -100, np.float32))
@@ -282,8 +301,9 @@ class TestSilence:
 
     @pytest.mark.parametrize(("kind", "floor"), [(logmel, -50), (threewindows, -100), (passau, -100)])
     def test_a_level_that_nothing_lies_below_is_refused(self, kind, floor):
-        with pytest.raises(ConfigError, match=rf"features\.silence.*more than {floor} dB"):
-            kind.Recipe(silence=floor - 1.0)
+        for silence in (floor - 1.0, float(floor)):
+            with pytest.raises(ConfigError, match=rf"features\.silence.*more than {floor} dB"):
+                kind.Recipe(silence=silence)
         kind.Recipe(silence=floor + 1.0)
 
     def test_a_recipe_whose_values_have_changed_has_another_name(self):
@@ -293,6 +313,13 @@ class TestSilence:
         ):  # fmt: skip
             recipe = open_recipe(Features(recipe=name, options=options))
             assert ('"revision": 2' in describe(recipe, name)) == changed
+        assert '"revision": 3' in describe(sprengel2016.Recipe(median_seconds=1), "sprengel2016")
+
+    def test_recipes_with_larger_steps_have_another_name(self):
+        """What a byte means is part of what a store holds; half a decibel need not be said."""
+        recipe = threewindows.Recipe()
+        assert json.loads(describe(recipe, "threewindows"))["step"] == recipe.encoding.scale_factor != 0.5
+        assert "step" not in json.loads(describe(logmel.Recipe(), "logmel"))
 
     def test_recipes_without_it_keep_their_name(self):
         """So that features of before stay valid."""
@@ -321,6 +348,12 @@ class TestWaveform:
         path = write_wav(tmp_path / "a.wav", samples, 22_050)
         frames = whole(waveform.Recipe(trim=True, peak=True, hop=4), path)
         assert frames.tolist() == [[16384, -32767, 0, 8192]]
+
+    def test_a_single_bit_beside_full_scale_stays(self, tmp_path):
+        """1e-5 of the peak is less than any sample but 0."""
+        samples = np.concatenate([np.zeros(1000), [1, 0, 32_000, -1], np.zeros(500)]).astype(np.int16)
+        path = write_wav(tmp_path / "a.wav", samples, 22_050)
+        assert whole(waveform.Recipe(trim=True, hop=4), path).tolist() == [[1, 0, 32_000, -1]]
 
     def test_silence_stays(self, tmp_path):
         path = write_wav(tmp_path / "a.wav", np.zeros(1000, np.int16), 22_050)
@@ -372,11 +405,15 @@ class TestCleaning:
         np.testing.assert_allclose(found, [32768 * 10 ** (-15 / 20), 3276.8, 300], rtol=1e-5)  # 20 dB above: 5 stay
 
     @pytest.mark.parametrize("how", ["none", "noisereduce", "chain"])
-    def test_recipe(self, wav, how):
-        path, samples = wav(32_000, 4.0)
+    def test_recipe(self, tmp_path, how):
+        """With a silence of 2 s in the middle, which the chain cuts down to 0.2 s."""
+        samples = sweep(4.0, self.rate)
+        samples[self.rate : 3 * self.rate] = 0
+        path = write_wav(tmp_path / "a.wav", samples, self.rate)
         recipe = passau.Recipe(clean=how)
         found = whole(recipe, path)
         assert found.shape == (recipe.count_frames(path, len(samples)), 128)
+        assert len(found) / recipe.frame_rate == pytest.approx(2.2 if how == "chain" else 4.0, abs=0.1)
         assert np.isfinite(found).all()
         if how == "none":
             np.testing.assert_allclose(
