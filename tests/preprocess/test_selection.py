@@ -15,7 +15,7 @@ import config as configuration
 from config import ConfigError, PipelineError, Select
 from preprocess.fetchData import fetch
 from preprocess.recordings import Recording, Reject, Species, read_table
-from preprocess.selection import drop_copies, find_conflicts, licence_terms, rules, select
+from preprocess.selection import drop_copies, find_conflicts, licence_terms, limit_recordings, rules, select
 from preprocess.sources import Corpus
 from tests.conftest import three_species, write_release
 
@@ -223,7 +223,7 @@ class TestSpecies:
         assert {reject.detail for reject in result.rejects} == {"4 of b", "1 of c"}
 
     def test_top_species_breaks_ties_by_name(self):
-        rows = rows_of({"d": 3, "b": 2, "a": 2, "c": 2, "e": 1})
+        rows = rows_of({"d": 3, "c": 2, "b": 2, "a": 2, "e": 1})
         assert {row[-2] for row in kept(Select(top_species=3), rows)} == {"d", "a", "b"}
 
     def test_unlabelled_test_recordings_go_with_their_truth(self, tmp_path):
@@ -232,6 +232,20 @@ class TestSpecies:
         test = [Recording(str(i), f"{i}.wav", part="test") for i in (1, 2, 3)]
         result = select(corpus(rows_of({"a": 3, "b": 1}) + test, truth), Select(min_recordings=2), NOWHERE)
         assert [row.media_id for row in result.recordings if row.part == "test"] == ["1", "3"]
+
+    def test_a_species_without_training_recordings_is_rare_in_the_test_part_too(self, tmp_path):
+        """Whether another rule took them or there never were any."""
+        (tmp_path / "truth.csv").write_text("MediaId,ClassId,BackgroundClassIds\n1,a,\n2,b,\n3,c,\n")
+        rows = rows_of({"a": 3}, quality="1") + rows_of({"b": 3}, quality="5")
+        rows += [Recording(str(i), f"{i}.wav", part="test") for i in (1, 2, 3)]
+        rule = Select(min_quality="B", min_recordings=1)
+        result = select(corpus(rows, tmp_path / "truth.csv"), rule, NOWHERE)
+        assert [row.media_id for row in result.recordings if row.part == "test"] == ["1"]
+
+    def test_a_seed_alone_is_no_rule(self):
+        """Species of which there is no recording stay then, too."""
+        whole = Corpus(rows_of({"a": 2}), [Species("a"), Species("b")])
+        assert select(whole, Select(seed=7), NOWHERE) == whole
 
     def test_rules_come_one_after_the_other(self):
         """Quality first: b then has two recordings and is rare; of a three are left, and a cap of two."""
@@ -262,6 +276,36 @@ class TestCap:
         assert set(kept(Select(max_recordings=5), list(self.rows))) < set(
             kept(Select(max_recordings=6), list(self.rows))
         )
+
+
+class TestLimit:
+    rows = tuple(rows_of({"c": 3, "b": 9, "a": 9, "d": 9}) + rows_of({"c": 4, "b": 4, "a": 4}, part="test"))
+
+    @pytest.mark.parametrize(
+        ("limit", "expected"),
+        [
+            (1, {"train-a": 1, "test-a": 1}),
+            (2, {"train-a": 1, "train-b": 1, "test-a": 1}),
+            (7, {"train-a": 4, "train-b": 3, "test-a": 3}),
+            (13, {"train-a": 5, "train-b": 4, "train-d": 4, "test-a": 4, "test-b": 1}),
+            (99, {"train-a": 9, "train-b": 9, "train-c": 3, "train-d": 9, "test-a": 4, "test-b": 4, "test-c": 4}),
+        ],
+    )
+    def test_by_hand(self, limit, expected):
+        """A species for every four recordings and at least two, those with most; a third as many are tested."""
+        result = limit_recordings(corpus(list(self.rows)), limit)
+        assert Counter(row.media_id[:-1] for row in result.recordings) == expected
+
+    def test_the_test_part_has_species_of_the_training_part(self):
+        """Also where recordings of others come before them."""
+        rows = [*rows_of({"x": 6, "y": 6}), *rows_of({"a": 5, "x": 1, "y": 2}, part="test")]
+        result = limit_recordings(corpus(rows), 6)
+        assert [row.media_id for row in result.recordings if row.part == "test"] == ["test-x0", "test-y0"]
+        assert [row.class_id for row in result.species] == ["x", "y"]
+
+    def test_nothing_is_limited(self):
+        whole = corpus(list(self.rows))
+        assert limit_recordings(whole, 0) == whole
 
 
 numbers = st.integers(0, 4)
@@ -322,6 +366,14 @@ class TestCopies:
         left, rejects = drop_copies(tmp_path, rows)
         assert [row.media_id for row in left] == ["1", "2", "5", "6"]
         assert [(r.file, r.reason) for r in rejects] == [("3", "duplicate_content"), ("4", "conflicting_label")]
+
+    def test_a_file_that_is_listed_twice_is_no_copy_of_itself(self, tmp_path):
+        """But another one with the same bytes is, however often it is listed."""
+        one, other = self.write(tmp_path, "1", b"same", "a"), self.write(tmp_path, "2", b"same", "a")
+        rows = [replace(row, media_id=f"{row.file}-{k}") for row in (one, other) for k in range(2)]
+        left, rejects = drop_copies(tmp_path, rows)
+        assert left == rows[:2]
+        assert [(r.file, r.reason) for r in rejects] == [("2", "duplicate_content")]
 
     def test_pipes_are_not_read(self, tmp_path):
         rows = [

@@ -85,6 +85,13 @@ def test_share_is_met_in_total_where_classes_are_small(share):
     assert len(hold_back(recordings, share, 0, "observation")) == round(share * 1000)
 
 
+def test_a_group_of_which_half_is_wanted_is_taken():
+    """Of two pairs of each class a quarter is wanted, one recording: a pair is as near to it as nothing."""
+    recordings = corpus([(c, who, 0) for c in range(20) for who in (1, 2) for _ in range(2)])
+    held = hold_back(recordings, 0.25, 0, "observation")
+    assert Counter(row.class_id for row in recordings if row.media_id in held) == {f"c{c}": 2 for c in range(20)}
+
+
 def test_class_with_one_recording_or_one_group_stays():
     recordings = corpus([(0, 1, 0), *[(1, 2, 0)] * 20, *[(2, who, 0) for who in range(3, 23)]])
     held = {int(media_id) for media_id in hold_back(recordings, 0.5, 0, "observation")}
