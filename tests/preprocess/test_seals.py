@@ -89,7 +89,10 @@ def test_the_table_of_seals_round_trips(tmp_path_factory, rows):
     assert read_seals(folder) == seals
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n", "name,size,mtime_ns,crc32\na,x,1,\n", "name,size,mtime_ns,crc32\na\n"])
+@pytest.mark.parametrize("text", [
+    "", "a,b\n", "name,size,mtime_ns,crc32\na,x,1,\n", "name,size,mtime_ns,crc32\na\n",
+    "name,size,crc32,mtime_ns\na,1,2,3\n",
+])  # fmt: skip
 def test_a_damaged_table_seals_nothing(tmp_path, text):
     (tmp_path / "sealed.csv").write_text(text)
     assert read_seals(tmp_path) == {}
@@ -222,6 +225,18 @@ def test_one_process_at_a_time(tmp_path):
     with alone_in(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed_again(tmp_path):
+    """So that a stage that stops at once leaves none behind; not where there is something, nor one of before."""
+    with pytest.raises(PipelineError), alone_in(tmp_path / "new"):
+        raise PipelineError("no recordings")
+    with alone_in(tmp_path / "used"):
+        (tmp_path / "used" / "a").touch()
+    (tmp_path / "before").mkdir()
+    with alone_in(tmp_path / "before"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "used"]
 
 
 def test_programs_of_a_killed_process_are_waited_for(own, tmp_path):

@@ -2,9 +2,11 @@
 
 import dataclasses
 import mmap
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -283,6 +285,34 @@ def test_noise_frames_are_what_signal_is_not():
     assert noise.lengths.tolist() == [5]
     np.testing.assert_array_equal(signal.read([0], [0])[0], shard.frames[[0, 4, 5, 11]])
     np.testing.assert_array_equal(noise.read([0], [0])[0], shard.frames[[1, 3, 6, 9, 10]])
+
+
+def test_a_front_end_without_a_mask_has_no_noise_frames():
+    shard = make_shard(np.random.default_rng(0), [12, 30], "uint8", (0, 5), 1, "a")
+    shard.cells[:] = 1
+    assert SegmentReader([shard], 5, True, True).lengths.tolist() == [12, 30]
+    assert SegmentReader([shard], 5, False, True, noise=True).lengths.tolist() == [0, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of a mapping is read from /proc")
+def test_what_was_read_does_not_stay_in_memory(tmp_path, monkeypatch):
+    """Of 20 MB read from beginning to end, hardly more than the 1 MB that may stay."""
+    path = tmp_path / "frames"
+    path.write_bytes(bytes(20_000_000))
+    shard = make_shard(np.random.default_rng(0), [100_000], "uint8", (0, 200), 30, "a")
+    with path.open("rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    frames = np.frombuffer(mapping, np.uint8).reshape(100_000, 200)
+    reader = SegmentReader([dataclasses.replace(shard, mapping=mapping, frames=frames)], 500, False, False)
+
+    def resident() -> int:
+        for owner, start in zip(*list_segments(reader, [0]), strict=True):
+            reader.read([owner], [start])
+        return sum(found.rss for found in psutil.Process().memory_maps() if found.path == str(path))
+
+    assert resident() > 15_000_000
+    monkeypatch.setattr(segments, "RESIDENT_BYTES", 1_000_000)
+    assert resident() < 3_000_000
 
 
 def test_channels_are_masked_alike():

@@ -188,11 +188,13 @@ class TestUnusableFiles:
     @pytest.mark.parametrize("count", [400, 5000])
     @pytest.mark.parametrize("missing", [2, 44])
     def test_a_few_missing_bytes_are_noticed(self, tmp_path, count, missing):
+        """Before anything is read, and by whoever reads without having counted."""
         path = tmp_path / "cut.wav"
         path.write_bytes(pcm(noise(count))[:-missing])
-        with pytest.raises(AudioError) as caught:
-            self.read(path)
-        assert caught.value.reason == "truncated"
+        for read in (count_samples, lambda path, rate: list(read_samples(path, rate))):
+            with pytest.raises(AudioError) as caught:
+                read(path, 16_000)
+            assert caught.value.reason == "truncated"
 
 
 def test_a_wav_whose_chunk_leads_out_of_the_file(tmp_path):
