@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from config import Predict
 from predict.detections import POOLS, conclude, detect, lay_onto, on_grid, smooth
@@ -57,8 +58,11 @@ def test_log_mean_exp_lies_between_mean_and_maximum():
 
 
 def test_log_mean_exp_of_next_to_nothing_is_no_less_than_nothing():
-    scores = 10.0 ** -np.random.default_rng(0).uniform(6, 20, (7, 300))
-    assert POOLS["log_mean_exp"](scores).min() >= 0
+    """Whatever the logarithms are rounded to, which depends on the number of segments."""
+    rng = np.random.default_rng(0)
+    for segments in range(1, 20):
+        scores = 10.0 ** -rng.uniform(12, 22, (segments, 300))
+        assert POOLS["log_mean_exp"](scores).min() >= 0
 
 
 def test_scores_are_no_more_than_one():
@@ -72,6 +76,27 @@ def test_scores_are_no_more_than_one():
     scores, ranking = judge(loss, logits)
     assert scores.tolist() == [[1, 0], [1, 0]]
     assert ranking.tolist() == [1, 0]
+
+
+def test_the_rule_of_a_loss_ranks_recordings():
+    """Where it has one for whole recordings; else they have the mean of their segments."""
+    logits = np.array([[1.0, -1.0], [3.0, 0.5]])
+    loss = SimpleNamespace(whole=True, segment_scores=expit, recording_scores=lambda given: expit(given.max(axis=0)))
+    np.testing.assert_allclose(judge(loss, logits)[1], expit([3.0, 0.5]))
+    loss.whole = False
+    scores, ranking = judge(loss, logits)
+    np.testing.assert_allclose(ranking, (expit([1.0, -1.0]) + expit([3.0, 0.5])) / 2)
+    np.testing.assert_array_equal(scores, expit(logits))
+
+
+def test_smoothing_is_for_detections_and_leaves_the_ranking():
+    row, minimum = Recording("x", "x.wav"), np.full(3, 0.6)
+    own = conclude(row, Path("x.wav"), SECONDS, SCORES, HALF, minimum, Predict(smooth=True, pool="max"))
+    assert own.ranking.tolist() == SCORES.max(axis=0).tolist()
+    middle = (0.2 * 0.9 + 0.4 * 0.5 + 0.2 * 0.1) / 0.8
+    np.testing.assert_allclose(own.scores[1, 0], middle)
+    assert [found.species for found in own.detections] == [0]  # 1 reaches 0.8, and less with its neighbours
+    assert conclude(row, Path("x.wav"), SECONDS, SCORES, HALF, minimum, Predict()).ranking is HALF
 
 
 def test_species_that_are_not_expected_are_not_detected():
@@ -98,6 +123,8 @@ def test_a_gap_divides_detections():
 def test_overlapping_segments_are_merged():
     overlapping = np.array([[0.0, 5.0], [2.5, 7.5], [5.0, 10.0]])
     assert found(overlapping, SCORES, np.full(3, 0.1))[0] == (0.0, 10.0, 0, 0.9)
+    inside = np.array([[0.0, 10.0], [2.5, 7.5], [8.0, 9.0]])
+    assert found(inside, SCORES, np.full(3, 0.1))[0] == (0.0, 10.0, 0, 0.9)
 
 
 def test_every_species_has_its_minimum_and_the_best_come_first():
@@ -112,6 +139,8 @@ def test_every_species_has_its_minimum_and_the_best_come_first():
         (10.0, 15.0, 1, 0.8),
         (10.0, 15.0, 2, 0.4),
     ]
+    together = [(0.0, 5.0, 2, 0.9), (0.0, 5.0, 0, 0.8), (0.0, 5.0, 1, 0.7), (5.0, 10.0, 1, 0.6)]
+    assert found(SECONDS[:2], np.array([[0.8, 0.7, 0.9], [0.1, 0.6, 0.1]]), HALF, merge=False) == together
 
 
 def test_smoothing_by_hand():
@@ -139,7 +168,14 @@ def test_scores_of_other_segments_are_laid_on_by_overlap():
 
 @pytest.mark.parametrize(
     ("duration", "ends"),
-    [(15.0, [5, 10, 15]), (14.2, [5, 10, 15]), (15.1, [5, 10, 15, 20]), (15.002, [5, 10, 15]), (2.0, [5])],
+    [
+        (15.0, [5, 10, 15]),
+        (14.2, [5, 10, 15]),
+        (15.1, [5, 10, 15, 20]),
+        (15.02, [5, 10, 15, 20]),
+        (15.002, [5, 10, 15]),
+        (2.0, [5]),
+    ],
 )
 def test_the_grid_of_competitions(duration, ends):
     seconds = np.clip(SECONDS, 0, duration)[: len(ends)]
@@ -148,6 +184,12 @@ def test_the_grid_of_competitions(duration, ends):
     np.testing.assert_allclose(scores[:3], SCORES[: len(ends)])
     if len(ends) == 4:
         np.testing.assert_allclose(scores[3], 0)
+
+
+def test_the_grid_covers_what_was_heard_beyond_the_length_in_a_header():
+    ends, scores = on_grid(result(duration=9.8, seconds=SECONDS, scores=SCORES), 5.0)
+    assert ends.tolist() == [5, 10, 15]
+    np.testing.assert_allclose(scores, SCORES)
 
 
 @given(st.integers(1, 12), st.integers(0, 99))

@@ -44,6 +44,18 @@ def test_distances():
     assert distance(10, 179.5, np.array([10.0]), np.array([-179.5]))[0] == pytest.approx(109.5, abs=1)
 
 
+def test_distances_of_any_two_places():
+    """By the chord between them: a sphere's two points in space."""
+    rng = np.random.default_rng(0)
+    latitudes, longitudes = rng.uniform(-90, 90, (2, 50)), rng.uniform(-180, 180, (2, 50))
+    a, b = np.radians(latitudes), np.radians(longitudes)
+    points = np.stack([np.cos(a) * np.cos(b), np.cos(a) * np.sin(b), np.sin(a)], axis=-1)
+    expected = 2 * 6371 * np.arcsin(np.linalg.norm(points[0] - points[1], axis=1) / 2)
+    for i in range(50):
+        found = distance(latitudes[0, i], longitudes[0, i], latitudes[1, i : i + 1], longitudes[1, i : i + 1])
+        assert found == pytest.approx(expected[i])
+
+
 def test_days():
     assert day_of_year("2023-02-01") == 32
     assert day_of_year("2023-03") == 74
@@ -84,6 +96,36 @@ def test_filters():
     assert Filter(occurrence=here).lacks_place(nowhere)
     assert not Filter(occurrence=here, place=HOME).lacks_place(nowhere)
     assert Filter(occurrence=here, place=HOME).weights(nowhere) == pytest.approx([0.5, 0, 0])
+
+
+def test_a_recording_s_own_place_and_date_come_first():
+    """And both coordinates are needed for a place."""
+    rows = occurrence([(0, HOME, 100), (1, (-30.0, 140.0), 100)])
+    abroad = Filter(occurrence=rows, place=(-30.0, 140.0), date="2023-10-11")
+    placed = Recording("a", "a", latitude="47.5", longitude="19.0", date="2023-04-10")
+    assert abroad.weights(placed) == pytest.approx([0.5, 0, 0])
+    assert abroad.weights(Recording("a", "a", date="2023-04-10")) == pytest.approx([0, 0.5, 0])
+    assert abroad.weights(Recording("a", "a")).max() < 1e-6  # half a year later
+    for half in (Recording("a", "a", latitude="47.5"), Recording("a", "a", longitude="19.0")):
+        assert Filter(occurrence=rows).weights(half) is None
+        assert Filter(occurrence=rows).lacks_place(half)
+    assert not Filter(occurrence=rows).lacks_place(placed)
+
+
+def test_what_is_hardly_expected_is_left_out_by_a_strict_filter_only():
+    """Of a weight w = o / (o + 1) below 0.05, o = exp(-(d / 300 km)^2 / 2) at a distance d."""
+    where = [300 * np.sqrt(-2 * np.log(w / (1 - w))) for w in (0.06, 0.04)]
+    north = occurrence([(i, (HOME[0] + np.degrees(d / 6371), HOME[1]), np.nan) for i, d in enumerate(where)])
+    placed = Recording("a", "a", latitude="47.5", longitude="19.0")
+    assert Filter(occurrence=north).weights(placed) == pytest.approx([0.06, 0.04, 0])
+    assert Filter(occurrence=north, strict=True).weights(placed).tolist() == [1, 0, 0]
+
+
+def test_which_filters_change_scores():
+    """Only what was predicted without any is the run's own prediction."""
+    here = occurrence([(0, HOME, 100)])
+    assert [bool(own) for own in (Filter(), Filter(place=HOME), Filter(strict=True))] == [False] * 3
+    assert [bool(own) for own in (Filter(np.ones(3)), Filter(occurrence=here))] == [True] * 2
 
 
 @pytest.mark.slow
