@@ -15,6 +15,7 @@ from predict.formats import Facts, formats
 from predict.formats.activity import clock, hours_of, slot_of
 from predict.formats.competitions import time_code
 from predict.runfile import read_run_file
+from preprocess.plots import open_pyplot
 from preprocess.recordings import Recording, Species
 
 SPECIES = [
@@ -85,8 +86,13 @@ def test_birdclef2018(tmp_path):
     many = [Species(f"s{i}") for i in range(150)]
     wide = result(seconds=SECONDS[:1], scores=np.linspace(0, 1, 150)[None])
     facts = Facts(many, "r", "r", "{}", "1", Predict(), np.full(150, 0.5), 8000.0)
-    formats()["birdclef2018"][0]([wide], tmp_path / "wide.csv", facts)
-    assert [line.split(";")[1] for line in lines(tmp_path / "wide.csv")] == [f"s{i}" for i in range(149, 49, -1)]
+    for name, column in (("birdclef2018", 1), ("birdclef2018-soundscapes", 2)):
+        for top, count in ((0, 100), (120, 100), (7, 7)):
+            own = dataclasses.replace(facts, settings=Predict(top=top))
+            formats()[name][0]([wide], tmp_path / "wide.csv", own)
+            found = [line.split(";")[column] for line in lines(tmp_path / "wide.csv")]
+            assert found[:count] == [f"s{i}" for i in range(149, 149 - count, -1)]
+            assert len(found) == count * (1 if name == "birdclef2018" else 3)
 
 
 def test_birdclef2018_soundscapes(tmp_path):
@@ -121,6 +127,7 @@ def test_kaggle2020_by_test_csv(tmp_path):
         "site_1,site_1_3575_COL_20200101_10,10.0,3575_COL_20200101\n"
         "site_1,site_1_3575_COL_20200101_15,15.0,3575_COL_20200101\n"
         "site_1,site_1_3575_COL_20200101_95,95.0,3575_COL_20200101\n"
+        "site_3,site_3_3575_COL_20200101,,3575_COL_20200101\n"
         "site_3,site_3_übung,,übung\n"
         "site_1,site_1_gone_5,5.0,gone\n"
     )
@@ -129,9 +136,21 @@ def test_kaggle2020_by_test_csv(tmp_path):
         "site_1_3575_COL_20200101_10,amecro",
         "site_1_3575_COL_20200101_15,brnowl 1139490",
         "site_1_3575_COL_20200101_95,nocall",
+        "site_3_3575_COL_20200101,amecro brnowl",  # by the ranking, not by the best segment
         "site_3_übung,brnowl 1139490",
         "site_1_gone_5,nocall",
     ]
+
+
+def test_every_species_is_called_from_its_own_minimum_on(tmp_path):
+    """By hand; a score that is equal to it is called."""
+    one = result("x_y.wav", 10.0, np.array([[0.0, 5.0], [5.0, 10.0]]), np.array([[0.9, 0.2, 0.5], [0.95, 0.19, 0.51]]))
+    more = {"minimum": np.array([0.95, 0.2, 0.5])}
+    for name in ("kaggle2020", "kaggle2021"):
+        table = pandas.read_csv(written(name, tmp_path, results=[one], more=more))
+        assert table.birds.tolist() == ["1139490 brnowl", "amecro 1139490"]
+    table = pandas.read_csv(written("kaggle2022", tmp_path, results=[one], more=more))
+    assert table.target.tolist() == [False, True, True, True, False, True]
 
 
 def test_kaggle2021(tmp_path):
@@ -190,6 +209,13 @@ def test_kaggle2023(tmp_path):
     assert own.loc["soundscape_29201_5"].tolist() == pytest.approx([0.2, 0, 0.9])
     assert own.index.tolist() == ["soundscape_29201_5", "soundscape_1_5"]
     assert own.loc["soundscape_1_5"].tolist() == [0, 0, 0]
+
+
+def test_scores_are_written_so_that_they_rank_as_they_did(tmp_path):
+    """As AUROC and AP go by the order alone."""
+    close = result("x_y.wav", 5.0, np.array([[0.0, 5.0]]), np.array([[0.123456, 0.123457, 1.23457e-9]]))
+    table = pandas.read_csv(written("kaggle2023", tmp_path, results=[close]), index_col="row_id")
+    assert table.loc["x_y_5"].tolist() == [0.123456, 0.123457, 1.23457e-9]
 
 
 @pytest.mark.parametrize("name", ["kaggle2020", "kaggle2021", "kaggle2022", "kaggle2023"])
@@ -251,9 +277,21 @@ def test_calibrated_scores(tmp_path):
     facts = {"probability": lambda score: score / 2}
     table = pandas.read_csv(written("csv", tmp_path, more=facts))
     np.testing.assert_allclose(table.probability, table.score / 2)
+    third = pandas.read_csv(written("csv", tmp_path, more={"probability": lambda score: score / 3}))
+    np.testing.assert_allclose(third.probability, third.score / 3, atol=1e-6)
     found = json.loads(written("json", tmp_path, more=facts).read_text(encoding="utf-8"))["recordings"][0]
     assert [own["probability"] for own in found["detections"]] == [0.45, 0.4, 0.2]
     assert [own["probability"] for own in found["ranking"]] == [0.45, 0.4, 0.2]  # of the best segment, as it is fitted
+
+
+def test_the_least_score_of_every_species_is_told(tmp_path):
+    """1 is a least score that is reached at best; more is none."""
+    minimum = np.array([0.5, 0.25, 0.125])
+    table = pandas.read_csv(written("csv", tmp_path, more={"minimum": minimum}), dtype={"class_id": str})
+    assert dict(zip(table.class_id, table.minimum, strict=True)) == {"amecro": 0.5, "brnowl": 0.25, "1139490": 0.125}
+    for value, told in ((1.0, 1.0), (1.01, None)):
+        path = written("json", tmp_path, more={"minimum": np.full(3, value)})
+        assert json.loads(path.read_text(encoding="utf-8"))["settings"]["minimum"] == told
 
 
 def test_no_name_is_taken_for_a_formula(tmp_path):
@@ -300,6 +338,12 @@ def test_json(tmp_path):
         "score": round(1.6 / 3, 6),
     }
     assert json.loads(written("json", tmp_path, results=[]).read_text())["recordings"] == []
+    best = json.loads(written("json", tmp_path, top=2).read_text(encoding="utf-8"))["recordings"]
+    assert [[kind["class_id"] for kind in own["ranking"]] for own in best] == [
+        ["amecro", "brnowl"],
+        ["brnowl", "1139490"],
+        ["amecro", "brnowl"],
+    ]
 
 
 # Activity
@@ -343,6 +387,34 @@ def test_a_detection_counts_in_every_hour_that_it_touches(tmp_path):
     assert counts == [[4, "amecro", 1], [5, "amecro", 1], [5, "brnowl", 1]]
 
 
+def test_the_most_active_come_first_and_none_is_lost_at_the_end(tmp_path):
+    """A header may say less than was heard: what begins at that end or after it counts, too."""
+    row = Recording("x", "x.wav", part="test", duration=60, date="2023-05-12", time="04:30:00", locality="wood")
+    found = [Detection(0.0, 5.0, 0, 0.9), *(Detection(start, start + 5, 1, 0.9) for start in (10.0, 60.0, 60.3))]
+    own = Result(row, Path("x.wav"), SECONDS, SCORES, SCORES.mean(axis=0), found)
+    table = pandas.read_csv(written("activity", tmp_path, results=[own]) / "activity.csv")
+    assert table[["class_id", "detections"]].to_numpy().tolist() == [["brnowl", 3], ["amecro", 1]]
+
+
+def test_the_heat_map_shows_detections_per_recorded_hour(tmp_path, monkeypatch):
+    """Two in half an hour are four an hour, over the day and day by day; an hour without a recording is grey."""
+    pyplot = open_pyplot()
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    before = set(pyplot.get_fignums())
+    row = dataclasses.replace(DAWN.recording, duration=1800.0)
+    own = dataclasses.replace(DAWN, recording=row, detections=[Detection(0, 5, 1, 0.9), Detection(10, 15, 1, 0.9)])
+    written("activity", tmp_path, results=[own])
+    (number,) = set(pyplot.get_fignums()) - before
+    monkeypatch.undo()
+    figure = pyplot.figure(number)
+    for axis in figure.axes[:2]:
+        rate = np.ma.filled(axis.images[0].get_array(), np.nan)
+        assert rate.shape == (1, 24)
+        assert rate[0, 4] == 4
+        assert np.isnan(np.delete(rate[0], 4)).all()
+    pyplot.close(figure)
+
+
 def test_activity_over_midnight_and_without_a_clock():
     start = clock("2023-12-31", "23:59")
     assert hours_of("s", start, 7320) == [
@@ -353,6 +425,7 @@ def test_activity_over_midnight_and_without_a_clock():
     ]
     assert clock("2023-12", "23:59") is clock("2023-12-31", "") is None
     assert hours_of("s", start, 120, 50) == [(("s", "2023-12-31", 23), 10.0), (("s", "2024-01-01", 0), 60.0)]
+    assert hours_of("s", start, 60.75, 50.25) == [(("s", "2023-12-31", 23), 9.75), (("s", "2024-01-01", 0), 0.75)]
     assert hours_of("s", None, 70) == [(("s", "", -1), 70)]
     assert slot_of("s", start, 61) == ("s", "2024-01-01", 0)
 
@@ -383,6 +456,15 @@ def test_raven(tmp_path):
     assert (table["High Freq (Hz)"] == 11_025).all()
 
 
+def test_raven_counts_whole_files(tmp_path):
+    """Also where nothing was heard in the end of one."""
+    long = result("long.wav", 60.0)
+    table = pandas.read_csv(written("raven", tmp_path, results=[long, SECOND]), sep="\t")
+    later = table[table["Begin Path"].str.endswith("übung.wav")]
+    assert later["Begin Time (s)"].tolist() == [60, 60]
+    assert later["End Time (s)"].tolist() == [64, 64]
+
+
 def test_raven_stays_below_the_nyquist_frequency_of_the_file(tmp_path):
     one = result()
     low = dataclasses.replace(one, recording=dataclasses.replace(one.recording, sample_rate=8000))
@@ -405,6 +487,11 @@ def test_audacity(tmp_path):
     }
     with pytest.raises(PipelineError, match="leads out of the folder"):
         written("audacity", tmp_path, results=[result("../../x.wav")])
+    with pytest.raises(PipelineError, match="leads out of the folder"):  # to a neighbour of out
+        written("audacity", tmp_path, results=[result("../out-of-it/x.wav")])
+    odd = [Species("a", "", "Great\tTit\nof  woods"), *SPECIES[1:]]
+    folder = written("audacity", tmp_path, results=[result("odd.wav")], more={"species": odd})
+    assert lines(folder / "odd.wav.txt")[0] == "0.000\t10.000\tGreat Tit of woods 0.90"
 
 
 def test_kaleidoscope(tmp_path):
@@ -417,3 +504,6 @@ def test_kaleidoscope(tmp_path):
         ("/data/my birds", "b b", "übung.wav", "0.000", "4.000", "Strix aluco", "0.3000"),
         ("/data/my birds", "", "quiet.wav", "0.000", "5.000", "NoID", ""),
     ]
+    rows = csv.DictReader(lines(written("kaleidoscope", tmp_path, more={"minimum": np.array([0.95, 0.3, 0.4])})))
+    found = [(row["TOP1MATCH"], row["TOP1DIST"]) for row in rows]  # the best of those that reach their minimum
+    assert found[:3] == [("NoID", ""), ("Strix aluco", "0.7000"), ("Strix aluco", "0.2000")]
