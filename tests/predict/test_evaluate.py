@@ -97,6 +97,16 @@ def test_chance_by_hand(result, name):
     assert result["chance"][name] == pytest.approx(CHANCE[name])
 
 
+def test_chance_within_a_class_counts_the_classes_that_are_scored():
+    """Where all recordings are of one class neither cmAP nor its chance is defined."""
+    predictions, _ = simple(6, 3)
+    result = evaluate(compare(predictions, {media_id: ("c1", []) for media_id in predictions}))
+    assert np.isnan([result["cmap"]["value"], result["chance"]["cmap"]]).all()
+    two = evaluate(compare(predictions, {media_id: (f"c{int(media_id) % 2}", []) for media_id in predictions}))
+    first = np.mean(1 / np.arange(1, 7))  # the precision that one relevant of six has by chance
+    assert two["chance"]["cmap"] == pytest.approx(2 / 5 * (1 - first) + first)
+
+
 def test_counts(result):
     names = ("recordings", "classes", "classes_present", "missing_recordings", "surplus_recordings")
     assert [result[name] for name in names] == [5, 4, 4, 1, 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 from PIL import Image
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from config import PipelineError
 from predict.evaluateDetections import (
@@ -46,6 +46,15 @@ def test_cells_by_hand():
     assert cells.scores.tolist() == [[0.9, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0.4]]
 
 
+@pytest.mark.parametrize(
+    ("end", "length", "step", "count"),
+    [(1, 1, 5, 1), (1, 23, 5, 5), (23, 0, 5, 5), (1, 15, 5, 3), (1, 16.8, 2.4, 7), (2.1, 2.1, 0.3, 7)],
+)
+def test_how_many_cells_a_file_has(end, length, step, count):
+    """To its end, also where that is quiet, or of the last annotation; 2.1 / 0.3 is more than 7 in floating point."""
+    assert len(into_cells([Event("a", 0, end, "x")], [], {"a": length}, ["x"], step).truth) == count
+
+
 def random_cells(seed=0) -> Cells:
     rng = np.random.default_rng(seed)
     truth = rng.random((200, 4)) < 0.2
@@ -66,6 +75,16 @@ def test_figures_are_those_of_sklearn():
     (half,) = [row for row in over if row["threshold"] == 0.5]
     assert half["f1"] == rows[4]["f1"]
     assert half["macro_f1"] == pytest.approx(f1.mean())
+
+
+def test_macro_f1_is_over_the_species_of_the_truth():
+    """What is only found by mistake has no F1 of its own; its alarms count among all."""
+    cells = random_cells()
+    more = Cells(np.pad(cells.truth, ((0, 0), (0, 1))), np.pad(cells.scores, ((0, 0), (0, 1)), constant_values=0.97))
+    for row in evaluate(more, list("abcde"), 0.5)[1]:
+        found = more.scores >= row["threshold"]
+        assert row["macro_f1"] == pytest.approx(f1_score(cells.truth, found[:, :4], average="macro", zero_division=0))
+        assert row["f1"] == pytest.approx(f1_score(more.truth, found, average="micro", zero_division=0))
 
 
 def test_average_precision():
@@ -91,6 +110,8 @@ def test_confusions_are_those_of_sklearn():
     matrix = confusion(Cells(truth, scores), 0.8)
     np.testing.assert_array_equal(matrix, confusion_matrix(labels, taken))
     assert confusion(Cells(np.ones((2, 2), bool), np.ones((2, 2))), 0.5).sum() == 0  # two species at once
+    silent = Cells(np.eye(2, dtype=bool), np.zeros((2, 2)))
+    assert confusion(silent, 0.0).tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]  # 0: not detected, at any threshold
 
 
 def test_raven_tables(tmp_path):
@@ -219,6 +240,20 @@ def test_average_precision_of_many_cells():
     truth = rng.random(200_000) < 0.2
     scores = np.clip(rng.normal(0.3 + 0.3 * truth, 0.2), 0.001, 1).round(3)
     assert detection_ap(truth, scores) == pytest.approx(average_precision_score(truth, scores))
+
+
+def test_the_best_threshold_is_told(tmp_path, monkeypatch, capsys):
+    """Right are 0.9 and 0.6, wrong 0.5 and 0.2: F1 is 1 above 0.5, the first step of which is 0.55."""
+    detections = tmp_path / "d.csv"
+    rows = [f"a.wav,{5 * i},{5 * i + 5},x,{score},20\n" for i, score in enumerate((0.9, 0.6, 0.5, 0.2))]
+    detections.write_text("file,start,end,class_id,score,duration\n" + "".join(rows))
+    truth = tmp_path / "truth.csv"
+    truth.write_text("file,start,end,class_id\na.wav,0,10,x\n")
+    monkeypatch.setattr("sys.argv", ["x", str(detections), "--truth", str(truth)])
+    main()
+    assert "4 cells of 5 s in 1 files; best F1 1.000 at a threshold of 0.55;" in capsys.readouterr().out
+    table = pandas.read_csv(tmp_path / "d" / "thresholds.csv")
+    assert table.threshold[table.f1 == 1].tolist() == [0.55, 0.6]
 
 
 def test_odd_names(tmp_path, monkeypatch):

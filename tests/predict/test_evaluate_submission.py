@@ -88,6 +88,10 @@ def test_interval_is_over_recordings():
     rows = [f"{name}_{end}" for name in "ab" for end in range(5, 505, 5)]
     assert interval(rows, np.repeat([0.0, 1.0], 100)) == (0.0, 1.0)
     assert interval(rows, np.repeat([np.nan, 0.5], 100)) == (0.5, 0.5)
+    long = [*(f"a_{5 * end}" for end in range(1000)), *(f"b{i}_5" for i in range(50))]
+    low, high = interval(long, np.repeat([0.0, 1.0], [1000, 50]))  # a third of all draws lack the long one
+    assert low < 0.05
+    assert high == 1
 
 
 def test_what_a_submission_lacks_is_not_found():
@@ -178,6 +182,25 @@ def test_scores_count_only_where_the_truth_says_something(tmp_path):
     for name in ("macro_auroc", "cmap", "padded_cmap", "row_map"):
         assert result[name]["value"] == 1, name
     assert [(row["auroc"], row["ap"]) for row in per_species(beside)] == [(1, 1), (1, 1)]
+
+
+def test_of_species_that_a_truth_does_not_name_it_says_nothing(tmp_path):
+    """A truth of 2022 names the rows of some species; a third one, wherever it is found, changes no figure."""
+    rows = ("x_a_5,True", "x_a_10,False", "x_b_5,True", "x_b_10,False", "x_b_15,False")
+    truth = a_file(tmp_path / "t.csv", "\n".join(["row_id,target", *rows]))
+    results = []
+    for said in (
+        "row_id,a,b\nx_5,0.6,0.2\nx_10,0.1,0.8\nx_15,0.9,0.1\n",
+        "row_id,a,b,c\nx_5,0.6,0.2,0.7\nx_10,0.1,0.8,0.9\nx_15,0.9,0.1,0.9\n",
+    ):
+        submission = read_submission(a_file(tmp_path / "s.csv", said))
+        beside = lay_beside(submission, read_row_truth(truth, submission))
+        results.append(evaluate(beside))
+    assert beside.known.tolist() == [[True, True, False]] * 2 + [[False, True, False]]
+    for name in ("macro_auroc", "cmap", "padded_cmap", "row_map"):
+        assert results[0][name] == results[1][name], name
+    assert results[0]["macro_auroc"]["value"] == (1 + 1 / 2) / 2
+    assert results[0]["padded_cmap"]["value"] == pytest.approx((1 + (5 + 6 / 7) / 6) / 2)
 
 
 def test_labels_of_soundscapes_are_a_truth(tmp_path):
@@ -292,6 +315,7 @@ def test_what_is_too_large_is_refused():
     ("text", "message"),
     [
         ("filename,start,end,primary_label\na.ogg,0,60,x\n", "a piece from 0 to 60 s. Expected: pieces of 5 s"),
+        ("filename,start,end,primary_label\na.ogg,0,6,x\n", "a piece from 0 to 6 s. Expected: pieces of 5 s"),
         ("P;00:00:00-1000000:00:00;x;0.5\n", "is no submission|line 1: expected MediaId"),
         ("row_id\na_5\n", "holds no species"),
         ("", "is no submission"),
@@ -302,6 +326,7 @@ def test_what_is_too_large_is_refused():
         ("row_id,target\na_x_5,perhaps\n", "line 2: target is True or False, not 'perhaps'"),
         ("row_id,target\na_5,True\n", "line 2: 'a_5' is not <file>_<species>_<end>"),
         ("row_id,x,y\na_5,0.1,nan\n", "line 2: a score is no number"),
+        ("row_id,x,y\na_5,0.1,inf\n", "line 2: a score is no number"),
         ("row_id,x,y\na_5,0.1,much\n", "line 2: a score is no number"),
         ("row_id,x,x\na_5,0.1,0.2\n", "a column comes twice"),
         ("row_id,x,y\n", "holds no row"),

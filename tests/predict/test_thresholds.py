@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, softmax
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_score, recall_score
+from sklearn.model_selection import StratifiedKFold
 
 from config import PipelineError
 from predict.predict import predict
+from predict.scores import load_run
 from predict.thresholds import (
     Samples,
     Thresholds,
@@ -28,6 +32,8 @@ from predict.thresholds import (
     samples_of_run,
     to_logit,
 )
+from preprocess.loadData import features_folder
+from preprocess.segments import open_shards, open_view
 from tests.conftest import run_script
 from tests.predict.test_predict import copied
 from train.run import MONITORS
@@ -42,6 +48,12 @@ def test_false_positives_by_hand(rate, positives):
     above = threshold <= SCORES
     assert (above & ~PRESENT).sum() == int(rate * 4)
     assert (above & PRESENT).sum() == positives
+
+
+def test_a_share_of_false_positives_that_is_a_whole_number_is_used_up():
+    """In floating point 0.29 times 100 is 28.999999999999996."""
+    scores = np.arange(100) / 100
+    assert (scores >= by_false_positives(scores, np.zeros(100, bool), 0.29)).sum() == 29
 
 
 @pytest.mark.parametrize(("precision", "threshold"), [(1.0, 0.9), (0.75, 0.6), (0.6, 0.5), (0.5, 0.2), (0.57, 0.3)])
@@ -109,6 +121,34 @@ def test_reliability_by_hand():
     assert error == pytest.approx(0.5 * 0.35 + 0.5 * 0.025)
 
 
+def test_reliability_is_that_of_sklearn():
+    """Its bins are of one width; the error weighs them by what they hold (Naeini et al. 2015)."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(3000) ** 2
+    present = rng.random(3000) < probabilities**1.5
+    claimed, observed, error = reliability(probabilities, present)
+    shares, means = calibration_curve(present, probabilities, n_bins=10)
+    np.testing.assert_allclose(claimed, means)
+    np.testing.assert_allclose(observed, shares)
+    counts = np.histogram(probabilities, 10, (0, 1))[0]
+    assert error == pytest.approx(np.average(np.abs(means - shares), weights=counts))
+
+
+def test_no_score_is_judged_by_a_calibration_that_has_seen_it():
+    """Of few samples a calibration describes its own better than others, which the error is to say."""
+    samples = random_samples(24, 3)
+    scores, present = samples.all()
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    unseen = np.empty(len(scores))
+    for fitted, left in folds.split(scores, present):
+        model = LogisticRegression(C=1e6, max_iter=1000).fit(to_logit(scores[fitted])[:, None], present[fitted])
+        unseen[left] = model.predict_proba(to_logit(scores[left])[:, None])[:, 1]
+    found = find_thresholds(samples, ["a", "b", "c"], 0.05, None)["calibration"]
+    assert found["error_after"] == pytest.approx(reliability(unseen, present)[2])
+    seen = expit(found["slope"] * to_logit(scores) + found["offset"])
+    assert found["error_after"] != pytest.approx(reliability(seen, present)[2], rel=0.01)
+
+
 def random_samples(count=400, seed=0) -> Samples:
     """Two species that are told apart, and a third that never occurs."""
     rng = np.random.default_rng(seed)
@@ -152,8 +192,9 @@ def test_too_little_to_calibrate():
 def test_scores_that_say_the_opposite_calibrate_nothing():
     """As of clips that were judged at random."""
     scores = np.linspace(0.1, 0.9, 20)
-    with pytest.raises(PipelineError, match="no calibration and no threshold can be found"):
-        calibrate(scores, scores < 0.5)
+    for present in (scores < 0.5, np.arange(20) % 3 == 0):
+        with pytest.raises(PipelineError, match="no calibration and no threshold can be found"):
+            calibrate(scores, present)
 
 
 def test_reviewed_clips(tmp_path):
@@ -205,6 +246,19 @@ class TestRun:
         assert samples.scores.shape == (sides.count("holdout") or sides.count("validation"), 3)
         assert (np.nansum(samples.truth, axis=1) == 1).all()
         assert ((samples.scores > 0) & (samples.scores < 1)).all()
+
+    def test_a_recording_has_the_score_of_its_best_segment(self, run_of_birds):
+        config, model, _ = load_run(run_of_birds)
+        reader = open_view(open_shards(features_folder(config), "train"), config.features)
+        sides = run_of_birds.read_split()
+        held = [i for i, media_id in enumerate(reader.media_id) if sides[media_id] == "holdout"]
+        samples = samples_of_run(run_of_birds)
+        assert len(held) == len(samples.scores)
+        for i, own in zip(held, samples.scores, strict=True):
+            starts = reader.segment_starts(i)
+            assert len(starts) > 1
+            logits = model.predict(reader.read([i] * len(starts), starts), verbose=0)
+            np.testing.assert_allclose(own, softmax(logits.astype(float), axis=1).max(axis=0), rtol=1e-4, atol=1e-7)
 
     def test_predictions_use_them(self, run_of_birds, tmp_path, capsys):
         target = copied(run_of_birds, tmp_path)
