@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ import config as configuration
 from config import Data, PipelineError
 from predict.evaluate import evaluate
 from predict.outputs import default_path, mark_of, named
-from predict.predict import predict, with_length
+from predict.predict import main, predict, sound_mark, with_length
 from predict.runfile import compare, read_run_file
 from predict.scores import find_run, load_run
+from predict.species_filter import Filter
 from preprocess.loadData import features_folder
 from preprocess.metadata import read_truth
 from preprocess.recordings import Recording, Reject, read_table
@@ -176,6 +178,13 @@ def test_runs_of_other_species_have_no_common_ranking(run_of_birds, tmp_path, mo
     assert not (tmp_path / "refused.csv").exists()
 
 
+def test_runs_of_the_test_parts_of_other_corpora_are_not_averaged(run_of_birds, tmp_path, monkeypatch):
+    parts = iter((["112", "113"], ["112", "114"]))
+    monkeypatch.setattr("predict.predict.open_member", lambda *_: SimpleNamespace(media_ids=next(parts)))
+    with pytest.raises(PipelineError, match="were made for the test parts of other corpora"):
+        predict([run_of_birds, copied(run_of_birds, tmp_path)], [], tmp_path / "refused.csv")
+
+
 def test_a_run_is_found_by_its_name_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("predict.scores.PROJECT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -318,6 +327,16 @@ def test_recordings_that_were_trained_on_are_announced(run_of_birds, test_sounds
     assert f"warning: birds was TRAINED on 1 of these 4 recordings, such as {trained[2]}.wav:" in printed
 
 
+def test_recordings_that_begin_alike_are_other_sounds(tmp_path):
+    """As after a spoken announcement, or the same silence."""
+    rng = np.random.default_rng(0)
+    announcement, songs = rng.integers(-99, 99, 60_000), rng.integers(-99, 99, (2, 100_000))
+    for name, song in zip("abc", (*songs, songs[0]), strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", np.concatenate([announcement, song]).astype(np.int16), 16_000)
+    marks = [sound_mark(tmp_path / f"{name}.wav") for name in "abc"]
+    assert marks[0] == marks[2] != marks[1]
+
+
 def test_the_test_part_was_not_trained_on(run_of_birds, tmp_path, capsys):
     run_predict(run_of_birds, None, tmp_path / "run.csv")
     assert "TRAINED" not in capsys.readouterr().out
@@ -389,6 +408,31 @@ def test_options_that_would_do_nothing(options, words):
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--place", "100", "19"], "a latitude from -90 to 90 and a longitude from -180 to 180"),
+        (["--place", "-90.5", "19"], "a latitude from -90 to 90 and a longitude from -180 to 180"),
+        (["--place", "47", "181"], "a latitude from -90 to 90 and a longitude from -180 to 180"),
+        (["--place", "nan", "19"], "a latitude from -90 to 90 and a longitude from -180 to 180"),
+        (["--date", "2020-13-01"], "--date is YYYY-MM-DD"),
+    ],
+)
+def test_places_and_dates_that_do_not_exist(options, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["predict.py", "--occurrence", "soft", *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert words in capsys.readouterr().err
+
+
+def test_a_list_that_expects_none_of_the_species_is_warned_of(run_of_birds, tmp_path, capsys):
+    """Instead of a minimum that is too high."""
+    predict([run_of_birds], [], tmp_path / "run.csv", expected=Filter(np.zeros(3)))
+    out = capsys.readouterr().out
+    assert "warning: every score is 0: --species or --occurrence expects none of the species of the run there" in out
+    assert "NOTHING was detected" not in out
+
+
 def test_the_home_of_nobody():
     with pytest.raises(PipelineError, match="There is no ~nobody-of-that-name/x"):
         named(Path("~nobody-of-that-name/x"))
@@ -410,8 +454,9 @@ def test_a_length_is_that_of_the_sound_where_the_header_has_none():
     assert with_length(dataclasses.replace(row, duration=5.9), 5.0).duration == 5.9  # frames may leave out the end
 
 
-def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp_path, monkeypatch):
+def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp_path, monkeypatch, capsys):
     predict([run_of_birds], [folder], tmp_path / "before.csv")
+    capsys.readouterr()
     monkeypatch.setattr("train.scoring.segment_logits", None)  # everything is scored
     written = predict([run_of_birds], [folder], tmp_path / "out", ["birdclef2016", "csv", "audacity"], top=1)
     assert [path.name for path in written] == [
@@ -419,6 +464,9 @@ def test_several_formats_are_named_after_run_and_input(run_of_birds, folder, tmp
         "birds-My Birds-csv.csv",
         "birds-My Birds-audacity",
     ]
+    out = capsys.readouterr().out
+    assert f"{written[2]}: 3 recordings x 3 species by birds" in out  # however often they were written
+    assert all(out.count(f"{name}: ") == 1 for name in ORIGINAL)
     assert len(read_run_file(written[0])) == 3
     with written[1].open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -487,6 +535,9 @@ def test_inputs_of_one_name_have_results_of_their_own(run_of_birds, tmp_path, mo
     second = default_path(None, [run_of_birds], cards[1:], "-csv.csv")
     second.touch()
     assert second.name == f"birds-DATA-{mark_of(cards[1:])}-csv.csv"
+    assert (
+        mark_of(cards) == mark_of([cards[1], cards[0], tmp_path / "one" / ".." / "two" / "DATA"]) != mark_of(cards[1:])
+    )
     assert default_path(None, [run_of_birds], cards[:1], "-csv.csv") == first
     assert default_path(None, [run_of_birds], cards[1:], "-csv.csv") == second
     assert default_path(tmp_path / "out", [run_of_birds], cards[1:], ".csv") == tmp_path / "out" / "birds-DATA.csv"

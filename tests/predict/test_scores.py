@@ -2,15 +2,20 @@
 
 import dataclasses
 import shutil
+import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from config import PipelineError, to_toml
 from predict.scores import is_valid, load_run, make_scores, mark_shards, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import SegmentReader, list_segments, open_shards
+from preprocess.shards import open_shard
+from tests.predict.test_predict import copied
 from train.run import Run
 
 pytestmark = pytest.mark.slow
@@ -77,6 +82,60 @@ def test_what_is_scored_is_not_scored_again(scored, score):
     assert {name for name in after if after[name] != before[name]} == {broken.name, stale.name}
 
 
+def test_scores_that_were_changed_are_not_valid(scored, score):
+    """In one bit, as on a failing disk."""
+    _, model, shards, folder = scored
+    score(lambda: model)
+    path, mark = folder / shards[0].path.name, mark_shards(shards)[shards[0].path]
+    assert is_valid(path, shards[0], mark)
+    with h5py.File(path, "a") as file:
+        file["logits"][0, 0] = np.nextafter(file["logits"][0, 0], np.float32(np.inf))
+    assert not is_valid(path, shards[0], mark)
+
+
+def test_a_mark_says_what_a_shard_holds(scored, tmp_path):
+    """By the checksum of stage 3, or of the file where there is no seal."""
+    shards = scored[2]
+    copy = open_shard(Path(shutil.copy(shards[0].path, tmp_path)))
+    (mark,) = mark_shards([copy]).values()
+    assert mark.endswith(f"-{zlib.crc32(copy.path.read_bytes()):08x}")
+    assert mark_shards(shards)[shards[0].path] == mark
+    with h5py.File(copy.path, "a") as file:
+        file["frames"][0] = file["frames"][1]
+    (other,) = mark_shards([copy]).values()
+    assert other != mark
+    assert other.rpartition("-")[0] == mark.rpartition("-")[0]  # of the same recordings
+
+
+def test_times_are_those_of_each_recording(scored, score):
+    """What was left out at the beginning of one is added to its times."""
+    _, model, shards, folder = scored
+    score(lambda: model)
+    plain = list(read_scores(folder, shards))
+    offsets = np.arange(len(plain)) * 1.5
+    parts = np.split(offsets, np.cumsum([len(shard.media_id) for shard in shards])[:-1])
+    trimmed = [dataclasses.replace(shard, offset=own) for shard, own in zip(shards, parts, strict=True)]
+    for before, after, offset in zip(plain, read_scores(folder, trimmed), offsets, strict=True):
+        np.testing.assert_allclose(after.seconds, before.seconds + offset)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_single_score_that_is_no_number_is_refused(scored, score, value):
+    _, model, shards, folder = scored
+
+    class Odd:
+        output_shape = model.output_shape
+
+        def predict_on_batch(self, codes):
+            logits = np.zeros((len(codes), model.output_shape[1]), np.float32)
+            logits[0, 1] = value
+            return logits
+
+    with pytest.raises(PipelineError, match="not finite: its training diverged"):
+        score(Odd)
+    assert not is_valid(folder / shards[0].path.name, shards[0], mark_shards(shards)[shards[0].path])
+
+
 def test_an_interrupted_scoring_goes_on(scored, score):
     _, model, shards, folder = scored
     score(lambda: model)
@@ -114,3 +173,19 @@ def test_other_weights_and_another_hop_have_scores_of_their_own(run_of_birds):
     top = dataclasses.replace(config, predict=dataclasses.replace(config.predict, top=1, minimum=0.9))
     assert len(names) == 3
     assert scores_folder(top, run_of_birds, "val_map") in names
+
+
+def test_other_features_outputs_and_parts_have_scores_of_their_own(run_of_birds, tmp_path):
+    """As each scoring removes what it does not know from its folder."""
+    config = run_of_birds.read_config()
+    names = [
+        scores_folder(config, run_of_birds, "val_map", output, part)
+        for output in ("logits", "embeddings")
+        for part in ("train", "test")
+    ]
+    other = copied(run_of_birds, tmp_path)
+    changed = dataclasses.replace(config.features, drop_columns=not config.features.drop_columns)
+    (other.folder / "config.toml").write_text(to_toml(dataclasses.replace(config, features=changed)))
+    names.append(scores_folder(config, other, "val_map"))
+    assert len(set(names)) == 5
+    assert {name.parent for name in names} == {config.corpus_dir / "scores"}

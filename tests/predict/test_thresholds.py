@@ -285,6 +285,9 @@ class TestRun:
         assert {row["minimum"] for row in detected(thresholds="none")} == {"0.25"}
         assert {row["minimum"] for row in detected(minimum=0.1)} == {"0.1"}
         assert "detections by the thresholds of" in capsys.readouterr().out
+        (path,) = predict([target, run_of_birds], [], tmp_path / "both.csv", ["csv"])
+        with path.open(newline="", encoding="utf-8") as stream:  # those of one run say nothing of the mean of several
+            assert {(row["minimum"], row["probability"]) for row in csv.DictReader(stream)} == {("0.25", "")}
 
     def test_command(self, run_of_birds, tmp_path, capsys):
         target = copied(run_of_birds, tmp_path)
