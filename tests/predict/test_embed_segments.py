@@ -1,5 +1,6 @@
 """Embeddings: what the logits are made of, for the corpus of a run and for folders of audio."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 
 import predict.predict
-from config import PipelineError
+from config import PipelineError, to_toml
 from predict.embedSegments import embed_segments
 from predict.scores import load_run, make_scores, read_scores, scores_folder
 from preprocess.loadData import features_folder
 from preprocess.recordings import Recording, read_table
 from preprocess.segments import open_shards
 from tests.conftest import PROJECT, run_script
+from tests.predict.test_predict import copied
 from train.run import Run
 
 pytestmark = pytest.mark.slow
@@ -99,6 +101,28 @@ def test_what_is_there_needs_no_network(run_of_birds, tmp_path, monkeypatch):
     monkeypatch.setattr("predict.scores.load_run", None)
     second = embed_segments(run_of_birds, output=tmp_path / "second.h5")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_hop_is_that_of_the_run_where_none_is_given(run_of_birds, tmp_path):
+    """0 is one: then segments lie side by side."""
+    run = copied(run_of_birds, tmp_path)
+    config = run.read_config()
+    overlapping = dataclasses.replace(config, predict=dataclasses.replace(config.predict, hop=1.0))
+    (run.folder / "config.toml").write_text(to_toml(overlapping))
+    plain, facts = read(embed_segments(run, output=tmp_path / "0.h5", hop=0))
+    usual, _ = read(embed_segments(run, output=tmp_path / "run.h5"))
+    assert facts["hop"] == 0
+    np.testing.assert_array_equal(
+        plain["seconds"], read(embed_segments(run_of_birds, output=tmp_path / "a.h5"))[0]["seconds"]
+    )
+    first = usual["seconds"][usual["recording"] == 0, 0]
+    np.testing.assert_allclose(np.diff(first)[:-1], 1, atol=0.01)
+
+
+def test_nothing_is_discarded_without_inputs(run_of_birds, tmp_path, monkeypatch):
+    """The corpus of the run stays."""
+    monkeypatch.setattr("predict.embedSegments.shutil.rmtree", lambda path, **_: pytest.fail(f"removed {path}"))
+    assert embed_segments(run_of_birds, output=tmp_path / "own.h5", discard=True).exists()
 
 
 def test_errors(run_of_birds, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import config as configuration
 from config import Features, PipelineError
 from predict.exportModel import (
     EXAMPLES,
@@ -30,6 +31,8 @@ from preprocess.segments import open_view
 from preprocess.shards import open_shard, write_shard
 from tests.predict.test_predict import copied
 from train.frontend import FrontEnd, StoredView
+from train.losses import open_loss
+from train.network import build_model
 from train.run import Run
 
 
@@ -113,17 +116,33 @@ def test_silence_is_left_out_as_in_the_store(tmp_path, recipe, drop, padding):
         ("passau", {}, "cleaned before"),
         ("passau", {"clean": "none"}, ""),
         ("waveform", {"trim": True}, "trimmed"),
+        ("waveform", {"peak": True}, "scaled as a whole"),
         ("waveform", {}, ""),
         ("birdclef2016", {}, ""),
     ],
 )
 def test_what_keeps_a_run_from_taking_sound(recipe, options, words):
-    import config as configuration
-
     config = configuration.Config(features=Features(recipe=recipe, options=options))
     reason = why_no_waveforms(config)
     assert words in reason
     assert bool(words) == bool(reason)
+
+
+def test_waveforms_are_rounded_as_the_samples_that_a_network_hears():
+    """16 bits: quiet sound is told from what is rounded to nothing, loud sound is clipped."""
+    options = ["features.sample_rate=16000", "features.segment_frames=40", "features.frontend={name='logmel', mels=64}"]
+    config = configuration.load(None, ["features.recipe=waveform", "model.network=simplecnn", *options])
+    recipe = open_recipe(config.features)
+    model, loss = build_model(config, recipe.encoding, recipe.shape, 3), open_loss(config.train.loss)
+    waveforms = build(config, model, loss)["waveforms"]
+    rng = np.random.default_rng(0)
+    levels = np.array([0.2, 0.4, 2, 4, 3e4, 6e4])[:, None]
+    samples = (levels * rng.uniform(-1, 1, (6, segment_samples(config)))).astype(np.float32)
+    codes = np.clip(np.round(samples), -32768, 32767).astype(np.int16)
+    assert not codes[:2].any()
+    logits = model.predict(codes.reshape(6, *model.input_shape[1:]), verbose=0)
+    found = waveforms.predict(samples / 32768, verbose=0)
+    np.testing.assert_allclose(found, loss.segment_scores(logits), atol=1e-4)
 
 
 @pytest.fixture(scope="module")

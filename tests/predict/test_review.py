@@ -105,6 +105,15 @@ def test_a_clip_holds_the_detection_and_a_second_around_it(sounds, tmp_path):
     assert (tmp_path / "c.flac").stat().st_mtime_ns == before
 
 
+def test_of_a_long_detection_the_beginning_is_cut(tmp_path):
+    """20 s of it, and a second before and after."""
+    soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).normal(0, 0.1, 60 * RATE), RATE)
+    for start, length in ((5.0, 22), (45.0, 16)):  # the second reaches to the end of the file
+        clip = Clip(f"c{start:g}", "x.wav", start, start + 40, "robin", "Robin", 0.9)
+        assert cut(clip, tmp_path, tmp_path) == ""
+        assert soundfile.info(tmp_path / f"{clip.name}.flac").frames == length * RATE
+
+
 def test_a_clip_that_ends_before_it_starts(sounds, tmp_path):
     assert "end is not after" in cut(Clip("c", "a b/x.wav", 4.0, -60.0, "robin", "Robin", 0.9), sounds, tmp_path)
     assert not list(tmp_path.glob("c.*"))
@@ -123,6 +132,26 @@ def test_what_cannot_be_cut(sounds, tmp_path, file, start, words):
 def test_silence_is_black():
     assert draw_sound(np.zeros(RATE, np.float32), RATE).max() == 0
     assert draw_sound(np.random.default_rng(0).normal(size=RATE).astype(np.float32), RATE).shape[0] == 256
+
+
+def test_grey_levels_are_decibels():
+    """White is the loudest; a tone 35 dB below it is half as bright, as black is 70 dB below."""
+    time = np.arange(RATE) / RATE
+    tones = [level * np.sin(2 * np.pi * 3000 * time) for level in (0.5, 0.5 * 10 ** (-35 / 20))]
+    picture = draw_sound(np.concatenate(tones).astype(np.float32), RATE)
+    loudest = picture.max(axis=0).astype(int)
+    assert loudest[: len(loudest) // 2 - 9].min() >= 254
+    np.testing.assert_allclose(loudest[len(loudest) // 2 + 9 :], 127, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "columns"), [(2, 0, 196), (60, 500, 500), (60, 2400, 2400), (2, 2400, 196)]
+)
+def test_how_wide_a_picture_is(seconds, most, columns):
+    """100 columns a second, and no more than are asked for, however long the sound is."""
+    width = draw_sound(np.zeros(seconds * RATE, np.float32), RATE, most).shape[1]
+    assert width == pytest.approx(columns, rel=0.02)
+    assert width <= (most or width)
 
 
 @pytest.fixture
