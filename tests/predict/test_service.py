@@ -1,5 +1,6 @@
 """The web service: what it answers, what it refuses, and its page in a real browser."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -28,8 +29,8 @@ from config import PipelineError
 from predict.predict import predict
 from predict.serveModel import find_examples
 from predict.service.app import create_app, links, own_scripts
-from predict.service.guard import Gate, Refusal, client_of
-from predict.service.listener import Limits, Listener, SoundError, read_names
+from predict.service.guard import Gate, Refusal, client_of, read_body
+from predict.service.listener import Limits, Listener, SoundError, _run, read_names
 from predict.service.shapes import Answer, Problem, SpeciesFacts, Version
 from preprocess.recordings import Species
 from tests.browser import Browser, needs_chromium
@@ -58,6 +59,17 @@ def test_a_probability_is_stated_from_enough_samples_only(run_of_birds, sound, t
     (target.folder / "thresholds.json").write_text(json.dumps(facts))
     answer = Listener(target, LIMITS).listen(sound.read_bytes())
     assert all(("probability" in entry) == stated for entry in answer["ranking"])
+
+
+def test_detections_are_by_the_thresholds_of_the_run(run_of_birds, sound, tmp_path):
+    """The loudest species is never detected, the others always are."""
+    target = copied(run_of_birds, tmp_path)
+    rows = {"aaaaaa": {"threshold": 0.0}, "bbbbbb": {"threshold": 2.0}, "cccccc": {"threshold": 0.0}}
+    facts = {"overall": {"threshold": 0.1}, "species": rows, "calibration": {"slope": 1.0, "offset": 0.0}}
+    (target.folder / "thresholds.json").write_text(json.dumps(facts))
+    answer = Listener(target, LIMITS).listen(sound.read_bytes())
+    assert answer["ranking"][0]["class_id"] == "bbbbbb"
+    assert {found["class_id"] for found in answer["detections"]} == {"aaaaaa", "cccccc"}
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +204,14 @@ def test_a_picture_is_no_sound(client):
 def test_playlists_open_no_files_of_this_machine(client, sound, tmp_path):
     """Formats that name other files are not opened: the sound behind them would be heard."""
     shutil.copy(sound, tmp_path / "secret.wav")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(sound), str(tmp_path / "secret.mp4")], check=True)
+    length = '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT2S"'
+    kind = '<Representation mimeType="audio/mp4" codecs="mp4a.40.2" bandwidth="69000" audioSamplingRate="44100">'
     for text in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n",
+        f"<?xml version='1.0'?>{length} profiles='urn:mpeg:dash:profile:isoff-live:2011'><Period duration='PT2S'>"
+        f"<AdaptationSet contentType='audio'>{kind}<BaseURL>{tmp_path}/secret.mp4</BaseURL></Representation>"
+        "</AdaptationSet></Period></MPD>",
         f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n",
         f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n",
         f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\na=control:{tmp_path}\n",
@@ -221,6 +240,35 @@ def test_a_body_without_length_is_read_no_further_than_allowed(listener):
         response = httpx.post(f"{address}/api/detect", content=chunks(), timeout=30)
         assert refused(response) == (413, "too_large")
     assert taken < 100
+
+
+def test_what_is_announced_to_be_too_large_is_not_read():
+    """Nothing of it, not even the first piece."""
+
+    async def receive():
+        assert most == 100, "was read"
+        return {"type": "http.request", "body": b"x" * 100}
+
+    request = Request({"type": "http", "headers": [(b"content-length", b"100")]}, receive)
+    for most in (99, 98):
+        with pytest.raises(Refusal) as refusal:
+            asyncio.run(read_body(request, most))
+        assert refusal.value.reason == "too_large"
+    most = 100
+    assert asyncio.run(read_body(request, most)) == b"x" * 100
+
+
+def test_forms_are_as_small_as_their_sound(client, sound):
+    """One file and a few fields; the file may not be larger than a sound without a form."""
+    for size in (2_000_001, 2_010_000):
+        assert refused(client.post("/api/detect", files={"file": ("a", b"\0" * size)})) == (413, "too_large")
+    assert refused(client.post("/api/detect", files={"file": ("a", b"\0" * 2_000_000)})) == (415, "not_audio")
+    content = sound.read_bytes()
+    two = [("file", ("a", content)), ("other", ("b", b"x"))]
+    assert refused(client.post("/api/detect", files=two)) == (415, "not_audio")
+    for count, status in ((4, 200), (5, 415)):
+        fields = {f"field{i}": "x" for i in range(count)}
+        assert client.post("/api/detect", files={"file": ("a", content)}, data=fields).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -298,6 +346,18 @@ def test_the_gate_counts_a_minute():
         gate.enter(f"other {number}", 200 + 61 * number)
         gate.leave(f"other {number}")
     assert len(gate._times) == 1  # old clients are forgotten
+
+
+def test_the_gate_forgets_all_who_have_left():
+    """Also beside a client that keeps coming: of the others those of the last minute are known."""
+    gate = Gate(100, 100)
+    for second in range(0, 6000, 10):
+        for name in ("regular", f"passing {second}"):
+            gate.enter(name, second)
+            gate.leave(name)
+    assert set(gate._times) == {"regular", *(f"passing {second}" for second in range(5940, 6000, 10))}
+    assert not gate._places
+    assert gate.inside == 0
 
 
 def test_a_full_service_says_so(listener, sound):
@@ -431,6 +491,15 @@ def test_names_in_several_languages(tmp_path, key):
     column, value = key.split(",")
     (tmp_path / "n.csv").write_text(f"\ufeff{column},de,fr\n{value},Amsel,Merle noir\nx,Nichts,\n", encoding="utf-8")
     assert read_names(tmp_path / "n.csv", SPECIES) == [{}, {"de": "Amsel", "fr": "Merle noir"}]
+
+
+def test_a_table_of_names_that_is_too_large(tmp_path, monkeypatch):
+    (tmp_path / "n.csv").write_text("class_id,de\na1,Amsel\n")
+    monkeypatch.setattr("predict.service.listener.NAMES_BYTES", 21)
+    assert read_names(tmp_path / "n.csv", SPECIES)[0] == {"de": "Amsel"}
+    monkeypatch.setattr("predict.service.listener.NAMES_BYTES", 20)
+    with pytest.raises(PipelineError, match="is larger than 20 bytes: it cannot be a table of names"):
+        read_names(tmp_path / "n.csv", SPECIES)
 
 
 @pytest.mark.parametrize(
@@ -663,6 +732,18 @@ def test_a_sound_error_has_a_reason(listener):
     with pytest.raises(SoundError) as error:
         listener.listen(b"")
     assert (error.value.reason, error.value.detail) == ("empty", "The file is empty.")
+
+
+def test_what_takes_too_long_ends_with_all_that_it_has_started(tmp_path, monkeypatch):
+    """As the script that starts sox, which would go on alone."""
+    monkeypatch.setattr("predict.service.listener.DECODE_SECONDS", 2.0)
+    with pytest.raises(SoundError, match="took more than 2 s to decode"):
+        _run("bash", ["bash", "-c", f"sleep 60 & echo $! > {tmp_path}/child; wait"])
+    child = int((tmp_path / "child").read_text())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(child)
+        _, alive = psutil.wait_procs([process], 5)
+        assert all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
 
 
 def test_a_small_file_that_unpacks_to_a_huge_one(client, tmp_path):
