@@ -35,6 +35,10 @@ class Facts:
         kind = self.species[column]
         return kind.vernacular_name or kind.scientific_name or kind.class_id
 
+    def reached(self, scores: np.ndarray) -> np.ndarray:
+        """Tell which species reach their minimum, bool [species]; 0, of what was not heard or not expected, never."""
+        return (scores >= self.minimum) & (scores > 0)
+
 
 @contextmanager
 def open_csv(path: Path, delimiter: str = ",") -> Iterator[Any]:

@@ -70,8 +70,9 @@ def kaleidoscope(results: Iterable[Result], path: Path, facts: Facts) -> None:
             root = str(result.path)[: -len(str(file))].rstrip("/")
             folder = "" if str(file.parent) == "." else str(file.parent)
             for (start, end), scores in zip(result.seconds.tolist(), result.scores, strict=True):
-                best = int(np.argmax(scores - np.where(scores >= facts.minimum, 0, 2)))
-                sure = scores[best] >= facts.minimum[best]
+                reached = facts.reached(scores)
+                best = int(np.argmax(scores - np.where(reached, 0, 2)))
+                sure = reached[best]
                 match, distance = (plain_text(facts.name(best)), f"{1 - scores[best]:.4f}") if sure else ("NoID", "")
                 writer.writerow(
                     (root, plain(folder), plain(file.name), f"{start:.3f}", f"{end - start:.3f}", match, distance)

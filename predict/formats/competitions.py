@@ -139,8 +139,8 @@ def _birds(results: Iterable[Result], path: Path, facts: Facts, name_of: Callabl
 
 def _call(scores: np.ndarray, facts: Facts) -> str:
     """Return the class ids that reach their minimum, best first, separated by spaces, or nocall."""
-    order = np.argsort(-scores, kind="stable")
-    found = [facts.species[c].class_id for c in order if scores[c] >= facts.minimum[c]]
+    order, reached = np.argsort(-scores, kind="stable"), facts.reached(scores)
+    found = [facts.species[c].class_id for c in order if reached[c]]
     return " ".join(found[: facts.settings.top or None]) or NO_CALL
 
 
@@ -155,9 +155,9 @@ def kaggle2022(results: Iterable[Result], path: Path, facts: Facts) -> None:
         for result in results:
             rows.begin(name := stem(result), result)
             for end, scores in zip(*on_grid(result, STEP), strict=True):
-                for kind, score, least in zip(facts.species, scores, facts.minimum, strict=True):
+                for kind, reached in zip(facts.species, facts.reached(scores), strict=True):
                     if rows.take(row_id := f"{name}_{kind.class_id}_{end}"):
-                        writer.writerow((row_id, bool(score >= least)))
+                        writer.writerow((row_id, bool(reached)))
         writer.writerows((row_id, False) for row_id in rows.rest())
 
 

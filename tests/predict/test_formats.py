@@ -153,6 +153,20 @@ def test_every_species_is_called_from_its_own_minimum_on(tmp_path):
     assert table.target.tolist() == [False, True, True, True, False, True]
 
 
+@pytest.mark.parametrize("name", ["kaggle2020", "kaggle2021", "kaggle2022", "kaleidoscope"])
+def test_what_is_not_expected_or_was_not_heard_is_not_called(tmp_path, name):
+    """Such scores are 0, which a minimum of 0 does not make a detection, as in the other formats."""
+    scores = np.array([[0.0, 0.01, 0.0], [0.0, 0.0, 0.0]])
+    one = result("x_y.wav", 10.0, np.array([[0.0, 5.0], [5.0, 10.0]]), scores)
+    table = pandas.read_csv(written(name, tmp_path, results=[one], minimum=0.0))
+    if name == "kaggle2022":
+        assert table.row_id[table.target].tolist() == ["x_y_brnowl_5"]
+    elif name == "kaleidoscope":
+        assert table.TOP1MATCH.tolist() == ["Strix aluco", "NoID"]
+    else:
+        assert table.birds.tolist() == ["brnowl", "nocall"]
+
+
 def test_kaggle2021(tmp_path):
     table = pandas.read_csv(written("kaggle2021", tmp_path, results=ALL[:1], top=1))
     assert table.row_id.tolist() == ["3575_COL_5", "3575_COL_10", "3575_COL_15"]
