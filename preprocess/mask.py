@@ -94,23 +94,26 @@ class KeepAll:
 class SilenceMask(KeepAll):
     """Leaves digital silence out: cells without one value from a level on, unless a cell beside them has one.
 
-    They are neither signal nor noise: whoever asks for noise wants that of a place, not of a codec.
+    They are neither signal nor noise: whoever asks for noise wants that of a place, not of a codec. A recording that is
+    quieter than the level throughout is measured by the faintest instead.
     """
 
-    def __init__(self, cell_frames: int, level: float) -> None:
-        """Start a recording; `level` is in the units of its values."""
+    def __init__(self, cell_frames: int, level: float, faintest: float) -> None:
+        """Start a recording; both levels are in the units of its values."""
         super().__init__(cell_frames)
-        self.level = level
+        self.levels = level, faintest
         self.heard: list[np.ndarray] = []
 
     def add(self, block: np.ndarray) -> None:
         """Take the next frames, float32 [frames, bins(, channels)]."""
         super().add(block)
-        self.heard.append((block >= self.level).reshape(len(block), -1).any(axis=1))
+        loudest = block.reshape(len(block), -1).max(axis=1)
+        self.heard.append(np.stack([loudest >= level for level in self.levels]))
 
     def cells(self) -> np.ndarray:
         """Return the mask, uint8 [cells, 1]: 1 sound, 2 silence."""
-        heard = np.concatenate(self.heard)
+        loud, faint = np.concatenate(self.heard, axis=1)
+        heard = loud if loud.any() else faint
         starts = np.arange(0, len(heard), self.cell_frames)
         kept = dilate(np.logical_or.reduceat(heard, starts)[:, None])
         return np.where(kept, 1, 2).astype(np.uint8)

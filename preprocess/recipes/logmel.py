@@ -140,12 +140,16 @@ class Recipe(MelBands):
     def __post_init__(self) -> None:
         """Check what depends on several options."""
         super().__post_init__()
-        lowest = self.decibel * math.log10(self.floor)
-        if self.silence and self.silence <= lowest:
+        if self.silence and self.silence <= self.lowest:
             raise ConfigError(
-                f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than {lowest:g} dB, "
-                "to which features.floor raises silence; 0: nothing is left out."
+                f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than "
+                f"{self.lowest:g} dB, to which features.floor raises silence; 0: nothing is left out."
             )
+
+    @property
+    def lowest(self) -> float:
+        """Decibels of the floor."""
+        return self.decibel * math.log10(self.floor)
 
     @property
     def cell_frames(self) -> int:
@@ -154,15 +158,16 @@ class Recipe(MelBands):
 
     def new_mask(self) -> KeepAll:
         """Return the mask of a new recording."""
-        return SilenceMask(self.cell_frames, self.silence) if self.silence else super().new_mask()
+        if not self.silence:
+            return super().new_mask()
+        return SilenceMask(self.cell_frames, self.silence, self.lowest + self.step)
 
     @property
     def encoding(self) -> Encoding:
         """uint8 from the floor up to the loudest tone, or the values themselves; padding is the floor, silence."""
-        lowest = float(self.decibel * np.log10(self.floor))
         if self.storage == "uint8":
-            return Encoding("uint8", self.step, lowest, lowest)
-        return Encoding(self.storage, 1.0, 0.0, lowest)
+            return Encoding("uint8", self.step, self.lowest, self.lowest)
+        return Encoding(self.storage, 1.0, 0.0, self.lowest)
 
     @cached_property
     def highest(self) -> float:
@@ -183,7 +188,7 @@ class Recipe(MelBands):
         """Decibels from one byte to the next; rounded, so that processors that add in another order agree."""
         if self.storage != "uint8":
             return USUAL_STEP
-        return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.decibel * math.log10(self.floor)) / 255) / 1000)
+        return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.lowest) / 255) / 1000)
 
     @property
     def decade(self) -> float | None:

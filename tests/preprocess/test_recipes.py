@@ -270,8 +270,8 @@ class TestSilence:
 
     plain = logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, floor=1e-10)
 
-    def cells(self, folder, samples) -> list[int]:
-        recipe = dataclasses.replace(self.plain, silence=-70.0)
+    def cells(self, folder, samples, silence=-70.0, floor=1e-10) -> list[int]:
+        recipe = dataclasses.replace(self.plain, silence=silence, floor=floor)
         mask = recipe.new_mask()
         for block in recipe.blocks(write_wav(folder / "a.wav", np.rint(samples).astype(np.int16), 32_000)):
             mask.add(block)
@@ -289,10 +289,21 @@ class TestSilence:
 
     def test_a_value_at_the_level_is_heard(self):
         """And the cells beside it."""
-        mask, block = SilenceMask(10, -70.0), np.full((70, 8), -70.5, np.float32)
+        mask, block = SilenceMask(10, -70.0, -100.0), np.full((70, 8), -70.5, np.float32)
         block[35, 3] = -70.0
         mask.add(block)
         assert mask.cells().ravel().tolist() == [2, 2, 1, 1, 1, 2, 2]
+
+    def test_a_quiet_recording_is_not_silence(self, tmp_path):
+        """A level above all of it leaves out what lies at the floor, not the whole recording."""
+        second, rng = np.arange(32_000) / 32_000, np.random.default_rng(0)
+        quiet = 3 * np.sin(2 * np.pi * 3000 * second) + rng.integers(-1, 2, 32_000)
+        parts = [quiet, np.zeros(64_000), rng.integers(-1, 2, 32_000)]
+        options = {"silence": -20.0, "floor": 1e-7}
+        assert self.cells(tmp_path, np.concatenate(parts), **options) == [1] * 6 + [2] * 14
+        louder = [*parts, 2000 * np.sin(2 * np.pi * 3000 * second)]
+        assert self.cells(tmp_path, np.concatenate(louder), **options) == [2] * 18 + [1] * 7
+        assert set(self.cells(tmp_path, np.zeros(64_000), **options)) == {2}
 
     def test_without_the_option_everything_is_kept(self):
         mask = self.plain.new_mask()

@@ -10,8 +10,9 @@ from train.models.resnet import Pool, finish
 from train.texture import TEXTURE_LOGITS
 from train.texture import texture as statistics
 
-TEXTURE_DROPOUT = 0.5
-TEXTURE_UNITS = 16 / 3  # hidden ones per filter: 128 for 24
+TEXTURE_DROPOUT = 0.4  # of statistics
+TEXTURE_HIDDEN_DROPOUT = 0.6
+TEXTURE_UNITS = 64 / 3  # hidden ones per filter: 512 for 24
 
 
 def build(
@@ -74,7 +75,7 @@ def build(
     further = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(further)
     units = round(TEXTURE_UNITS * choose_width(classes))
     further = layers.Dense(units, activation="relu", dtype="float32", name="texture_hidden")(further)
-    further = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(further)
+    further = layers.Dropout(TEXTURE_HIDDEN_DROPOUT, dtype="float32")(further)
     further = layers.Dense(classes, dtype="float32", name=TEXTURE_LOGITS)(further)
     return keras.Model(image, layers.Average(dtype="float32")([model.output, further]), name=model.name)
 
