@@ -72,7 +72,10 @@ SYSTEMS = {
     "the recipe of best.toml": (
         "features.recipe=logmel",
         "features.mels=32",
-        "features.low=150",
+        "features.low=50",
+        "features.floor=1e-6",
+        "features.silence=-55",
+        "features.padding=repeat",
         "features.segment_frames=100",
         "model.dynamic_range=80",
         "model.normalise=both",
