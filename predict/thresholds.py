@@ -402,6 +402,30 @@ def as_text(found: dict[str, Any], names: Sequence[str]) -> str:
     )
 
 
+def caveats(found: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Return what one should know before one relies on thresholds."""
+    texts = []
+    rows = list(zip(names, found["species"].values(), strict=True))
+    few = [name for name, row in rows if row["positives"] < FEW]
+    if few:
+        texts.append(
+            f"{len(few)} of {len(names)} species have fewer than {FEW} positives, such as {few[0]}: their "
+            "thresholds are guesses. Hold back more recordings, or use --folds of a cross-validation."
+        )
+    mute = [name for name, row in rows if row["tpr"] == 0]
+    if mute:
+        texts.append(
+            f"{len(mute)} of {len(names)} species stay below their threshold wherever they are, such as {mute[0]}: "
+            "predictions will hardly ever report them. Allow more false alarms: a larger --fpr, or a lower --precision."
+        )
+    judged = count_judged(found["overall"])
+    if judged < ENOUGH:
+        texts.append(
+            f"calibrated by {judged} positives or negatives only; below {ENOUGH} the service states no probability"
+        )
+    return texts
+
+
 def main() -> None:
     """Find the thresholds and the calibration of a run."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -437,18 +461,8 @@ def main() -> None:
     rows = [{"class_id": name, **without_nan(row)} for name, row in found["species"].items()]
     write_rows(target.folder / "thresholds.csv", rows)
     print(as_text(found, names))
-    few = [name for name, row in zip(names, found["species"].values(), strict=True) if row["positives"] < FEW]
-    if few:
-        log(
-            f"warning: {len(few)} of {len(names)} species have fewer than {FEW} positives, such as {few[0]}: their "
-            "thresholds are guesses. Hold back more recordings, or use --folds of a cross-validation."
-        )
-    judged = count_judged(found["overall"])
-    if judged < ENOUGH:
-        log(
-            f"warning: calibrated by {judged} positives or negatives only; below {ENOUGH} the service states no "
-            "probability"
-        )
+    for text in caveats(found, names):
+        log(f"warning: {text}")
     draw(target.folder, samples, found, names)
     write_text(target.folder / "thresholds.json", json.dumps(without_nan(found), indent=1))  # last: it is in force now
     log(f"{target.folder / 'thresholds.json'}: used by every prediction with this run from now on")

@@ -23,6 +23,7 @@ from predict.thresholds import (
     by_false_positives,
     by_precision,
     calibrate,
+    caveats,
     find_thresholds,
     join,
     rates,
@@ -195,6 +196,23 @@ def test_scores_that_say_the_opposite_calibrate_nothing():
     for present in (scores < 0.5, np.arange(20) % 3 == 0):
         with pytest.raises(PipelineError, match="no calibration and no threshold can be found"):
             calibrate(scores, present)
+
+
+def test_species_that_stay_below_their_threshold_are_named():
+    """The second one has a negative above all its positives; of the third no recording is known."""
+    rng = np.random.default_rng(0)
+    scores, truth = np.zeros((90, 3)), np.zeros((90, 3))
+    for column in (0, 1):
+        truth[:40, column] = 1
+        scores[:, column] = np.where(truth[:, column] == 1, rng.uniform(0.5, 0.9, 90), rng.uniform(0.1, 0.4, 90))
+    scores[50, 1] = 0.95
+    truth[:, 2] = np.nan
+    names = ["Merle", "Mönch", "Zilpzalp"]
+    few, mute = caveats(find_thresholds(Samples(scores, truth), ["a", "b", "c"], 0.0, None), names)
+    assert few.startswith("1 of 3 species have fewer than 10 positives, such as Zilpzalp")
+    assert mute.startswith("1 of 3 species stay below their threshold wherever they are, such as Mönch")
+    (few,) = caveats(find_thresholds(Samples(scores, truth), ["a", "b", "c"], 0.03, None), names)
+    assert "Zilpzalp" in few
 
 
 def test_reviewed_clips(tmp_path):
