@@ -106,10 +106,8 @@ def fetch(config: Config, jobs: int) -> None:
     write_description(folder, description | made_from | counted)
     species = {row.class_id for row in recordings if row.class_id}
     hours = sum(row.duration for row in recordings) / 3600
-    log(
-        f"{tally(len(recordings), rejects)}; {parts['train']} for training, {parts['test']} for the test, "
-        f"{len(species)} species, {hours:.2f} h"
-    )
+    uses = f"{parts['train']} for training, {parts['test']} for the test, {len(species)} species, "
+    log(f"{tally(len(recordings), rejects)}; {uses if species else ''}{hours:.2f} h")
 
 
 def check_apart(folder: Path, roots: Iterable[Path]) -> None:

@@ -286,7 +286,9 @@ def test_short_silent_and_stereo_recordings_get_scores(run_of_birds, expected, t
 def test_the_first_species_of_a_few_recordings_are_printed(run_of_birds, test_sounds, tmp_path, capsys):
     """As in the CSV, best first; of many recordings none."""
     run_predict(run_of_birds, test_sounds / "RN113.wav", tmp_path / "one.csv")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "RN113.wav: " in line]
+    out = capsys.readouterr().out
+    assert "1 recordings taken, 0 rejected; 0.00 h" in out  # and nothing of training or tests
+    (line,) = [line for line in out.splitlines() if "RN113.wav: " in line]
     rows = [row.split(";") for row in (tmp_path / "one.csv").read_text().splitlines()]
     names = {kind.class_id: kind.vernacular_name or kind.scientific_name for kind in run_of_birds.read_species()}
     assert line.partition("RN113.wav: ")[2] == ", ".join(f"{names[row[1]]} {float(row[2]):.3f}" for row in rows)
