@@ -137,9 +137,9 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     try:
         with soundfile.SoundFile(path) as file:
             first = max(0, int((clip.start - CONTEXT) * file.samplerate))
-            length = int(min(clip.end - clip.start, LONGEST) * file.samplerate + 2 * CONTEXT * file.samplerate)
+            last = int((min(clip.end, clip.start + LONGEST) + CONTEXT) * file.samplerate)
             file.seek(min(first, file.frames))
-            samples = file.read(length, dtype="float32", always_2d=True).mean(axis=1)
+            samples = file.read(last - first, dtype="float32", always_2d=True).mean(axis=1)
             rate = file.samplerate
     except (OSError, RuntimeError) as error:
         return str(error)
@@ -156,11 +156,19 @@ def cut(clip: Clip, audio: Path, folder: Path) -> str:
     return ""
 
 
+def place(clip: Clip, folder: Path) -> dict[str, float]:
+    """Return where in its clip a detection is, from and to as shares of it, and the frequency at the picture's top."""
+    sound = soundfile.info(folder / f"{clip.name}.flac")
+    first = max(0.0, clip.start - CONTEXT)
+    shares = [min(1.0, (time - first) / sound.duration) for time in (clip.start, clip.end)]
+    return {"from": round(shares[0], 4), "to": round(shares[1], 4), "highest": sound.samplerate / 2}
+
+
 def write_review(folder: Path, clips: Sequence[Clip]) -> None:
     """Write the page."""
     facts = [
         {"name": c.name, "file": c.file, "start": c.start, "end": c.end, "class_id": c.class_id, "title": c.title}
-        | {"score": c.score}
+        | {"score": c.score, **place(c, folder / "clips")}
         for c in clips
     ]
     data = json.dumps(facts).replace("<", "\\u003c")  # no end of the script element inside it

@@ -10,6 +10,9 @@ function show(play) {
   $("facts").textContent = `${clip.file}, ${clip.start.toFixed(1)} to ${clip.end.toFixed(1)} s, score ${clip.score.toFixed(3)}`;
   $("picture").src = `clips/${clip.name}.png`;
   $("picture").alt = `Spectrogram of ${clip.title}`;
+  $("judged").style.left = `${100 * clip.from}%`;
+  $("judged").style.right = `${100 * (1 - clip.to)}%`;
+  $("highest").textContent = `${clip.highest / 1000} kHz`;
   audio.src = `clips/${clip.name}.flac`;
   for (const name of ["right", "wrong", "unsure"]) $(name).setAttribute("aria-pressed", verdict === name);
   const done = clips.filter(own => verdicts[own.name]).length;

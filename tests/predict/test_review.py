@@ -193,6 +193,8 @@ def test_the_page(review):
     for clip in data:
         assert (review / "clips" / f"{clip['name']}.flac").exists()
         assert (review / "clips" / f"{clip['name']}.png").exists()
+    places = [(clip["from"], clip["to"], clip["highest"]) for clip in data]
+    assert places == [(0.25, 0.75, RATE / 2), (0, 0.75, RATE / 2)]  # of 4 s each: 1 to 3 s, and 0 to 3 s
 
 
 @needs_chromium
@@ -201,6 +203,12 @@ def test_judging_in_a_browser(review, tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open((review / "index.html").as_uri())
         assert browser.run("document.getElementById('species').textContent") == 'Robin "</script>" & <b>'
+        assert browser.run("document.getElementById('highest').textContent") == f"{RATE / 2000:g} kHz"
+        box = "document.getElementById('{}').getBoundingClientRect().{}"
+        whole, judged = (browser.run(box.format(name, "width")) for name in ("picture", "judged"))
+        assert judged == pytest.approx(whole / 2, abs=1)
+        offset = [browser.run(box.format(name, "left")) for name in ("picture", "judged")]
+        assert offset[1] - offset[0] == pytest.approx(whole / 4, abs=1)
         for key in ("r", "ArrowLeft", "W", "u"):
             browser.press(key)
         assert browser.run("document.getElementById('where').textContent") == "Clip 2 of 2; 2 judged"
