@@ -568,7 +568,7 @@ class TestCommand:
             "pool": "mean",
             "dropout": 0.2,
             "momentum": 0.9,
-            "texture": False,
+            "texture": True,
         }
 
     def test_prints_single_facts(self):
