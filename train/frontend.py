@@ -128,7 +128,9 @@ class StoredView(keras.layers.Layer):
     def heard_cells(self, values: Any, level: float) -> Any:
         """Return the cells that hold sound, or lie beside one that does, float32 0 or 1, [batch, cells, 1]."""
         length, frames = self.recipe.cell_frames, values.shape[1]
-        heard = ops.cast(ops.max(values, axis=tuple(range(2, len(values.shape)))) >= level, "float32")
+        loudest = ops.max(values, axis=tuple(range(2, len(values.shape))))
+        reached = ops.max(loudest, axis=1, keepdims=True) >= level  # or the whole recording is quieter
+        heard = ops.cast(loudest >= ops.where(reached, level, self.recipe.lowest + self.recipe.step), "float32")
         heard = ops.pad(heard, [[0, 0], [0, -frames % length]])
         return dilate(ops.max(ops.reshape(heard, (-1, -(-frames // length), length)), axis=2)[..., None])
 
@@ -174,15 +176,29 @@ def _log_psd(recipe: birdclef2016.Recipe, samples: Any, spectra: Spectra) -> Any
 
 
 def _energies(recipe: logmel.MelBands, samples: Any, window: np.ndarray, spectra: Spectra) -> Any:
-    power = spectra(samples, window, recipe.n_fft, recipe.hop)
+    return _summed(recipe, spectra(samples, window, recipe.n_fft, recipe.hop), recipe.matrix)
+
+
+def _summed(recipe: logmel.MelBands, power: Any, matrix: np.ndarray) -> Any:
     # The square root of 0 has no derivative; 1e-20 is -200 dB.
-    summed = ops.sqrt(ops.maximum(power, 1e-20)) if recipe.power == 1 else power
-    return ops.matmul(summed, recipe.matrix)
+    return ops.matmul(ops.sqrt(ops.maximum(power, 1e-20)) if recipe.power == 1 else power, matrix)
 
 
 def _log_mel(recipe: logmel.Recipe, samples: Any, spectra: Spectra) -> Any:
     energies = _energies(recipe, samples, hann(recipe.window), spectra)
+    if recipe.fine:
+        energies = ops.stack([energies, _fine_energies(recipe, samples, energies.shape[1], spectra)], axis=-1)
     return _log10(ops.maximum(energies, recipe.floor)) * recipe.decibel
+
+
+def _fine_energies(recipe: logmel.Recipe, samples: Any, frames: int, spectra: Spectra) -> Any:
+    heard = samples[:, recipe.fine_start :][:, : frames * recipe.hop + recipe.fine_hop]
+    power = spectra(heard, recipe.fine_taper, len(recipe.fine_taper), recipe.fine_hop)
+    bands = ops.reshape(
+        _summed(recipe, power, recipe.fine_matrix), (-1, frames, recipe.fine, recipe.mels // recipe.fine)
+    )
+    bands = ops.transpose(bands, (0, 1, 3, 2))
+    return ops.reshape(bands, (-1, frames, recipe.mels))
 
 
 def _vggish(recipe: vggish.Recipe, samples: Any, spectra: Spectra) -> Any:

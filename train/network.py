@@ -14,7 +14,7 @@ from preprocess.recipes import Encoding, open_recipe
 from preprocess.segments import SegmentReader
 from train.augment import needs, open_augmentations
 from train.devices import has_accelerator
-from train.frontend import open_frontend
+from train.frontend import frontend_options, open_frontend
 from train.losses import Loss, needs_attention
 from train.models import open_network
 from train.start_weights import weighted_layers
@@ -141,6 +141,8 @@ def build_model(config: Config, encoding: Encoding, shape: tuple[int, ...], clas
         ConfigError: if the network or an option is unknown, or the segments are too small for the network.
     """
     build, options = open_network(config.model)
+    if "fine" in options:
+        options["fine"] = fine_windows(config, options["fine"])
     frames = config.features.segment_frames
     with precision(config.train.precision):
         codes = keras.Input((frames, *shape), dtype=encoding.dtype, name="codes")
@@ -170,6 +172,22 @@ def build_model(config: Config, encoding: Encoding, shape: tuple[int, ...], clas
         if needs_attention(config.train.loss):
             network = add_attention(network, classes)
         return keras.Model(codes, network(image), name=network.name)
+
+
+def fine_windows(config: Config, given: int) -> int:
+    """Return how many short windows per frame the images hold.
+
+    Raises:
+        ConfigError: if model.fine, which need not be given, says something else.
+    """
+    features = config.features
+    options = frontend_options(features) if features.frontend.name else vars(open_recipe(features))
+    found = options.get("fine", 0)
+    if given not in (0, found):
+        raise ConfigError(
+            f"Invalid value for model.fine. Received: {given}. Expected: {found}, as features.fine, or nothing."
+        )
+    return found
 
 
 def check_dynamic_range(config: Config, encoding: Encoding) -> None:

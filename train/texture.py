@@ -19,38 +19,74 @@ CEPSTRA = 20
 GROUPS = 16  # of bins, for rhythm
 RATES = 16  # ranges of rates whose power is averaged, each wider than the one before
 PEAKS = 5  # ranges of rates whose strongest one is compared with the others
+SPANS = 5  # pieces of short windows whose modulation spectra are averaged
 LAGS = 4  # ranges of times after which a group is compared with itself
 SMALLEST = 1e-2  # deviation, in the image's units, and power of a modulation, in squares of them
 
 
-def texture(image: Any) -> Any:
+def texture(image: Any, fine: int = 0) -> Any:
     """Return statistics over time of an image [batch, bins, frames, channels], float32 [batch, features].
 
     They are those of the mean over channels, and do not depend on how loud it is: mean and standard deviation of every
     bin; correlations between bands; how far cepstral coefficients, and their differences from frame to frame, spread;
-    and of every group of bins its rhythm, see `rhythm`.
+    and of every group of bins its rhythm, see `rhythm`. With `fine` short windows per frame (preprocess/recipes/
+    logmel.py) every other channel is theirs, and has further ones, see `impulses`.
     """
-    x = ops.mean(ops.cast(image, "float32"), axis=-1)
+    image = ops.cast(image, "float32")
+    further = impulses(ops.mean(image[..., 1::2], axis=-1), fine) if fine else []
+    x = ops.mean(image[..., ::2] if fine else image, axis=-1)
     spectrum = ops.mean(x, axis=-1, keepdims=True)
     x = x - spectrum
     bins = x.shape[1]
     bands = group(x, BANDS)
-    bands = bands / deviation(bands)[..., None]
     basis = scipy.fft.dct(np.eye(bins), axis=0, norm="ortho")[1 : CEPSTRA + 1].astype(np.float32)
     cepstra = ops.matmul(basis / np.sqrt(bins).astype(np.float32), x)
     parts = [(spectrum - ops.mean(spectrum, axis=1, keepdims=True))[..., 0], deviation(x)]
-    parts += [ops.mean(bands[:, k:] * bands[:, :-k], axis=-1) for k in DISTANCES if k < bands.shape[1]]
+    parts += correlations(bands / deviation(bands)[..., None])
     parts += [ops.log(deviation(values)) for values in (cepstra, cepstra[..., 1:] - cepstra[..., :-1])]
     parts += rhythm(group(x, GROUPS))
-    return ops.concatenate(parts, axis=-1)
+    return ops.concatenate(parts + further, axis=-1)
+
+
+def impulses(rows: Any, fine: int) -> list[Any]:
+    """Return statistics over time of the bands of short windows, rows [batch, bands * fine, frames]; each [batch, ...].
+
+    Drops and crackling are over within milliseconds, what flows is not: deviation, skewness and kurtosis of the levels;
+    deviation and kurtosis of their differences; how far the mean of the energies lies above that of the levels;
+    correlations between bands; and the rhythm of pieces of the segment.
+    """
+    rows = ops.reshape(rows, (-1, rows.shape[1] // fine, fine, rows.shape[2]))
+    rows = rows - ops.mean(rows, axis=-1, keepdims=True)
+    levels = ops.reshape(ops.transpose(rows, (0, 1, 3, 2)), (-1, rows.shape[1], fine * rows.shape[3]))
+    steps = levels[..., 1:] - levels[..., :-1]
+    steps = steps - ops.mean(steps, axis=-1, keepdims=True)
+    spread, step = deviation(levels), deviation(steps)
+    scaled = levels / spread[..., None]
+    parts = [spread, ops.mean(scaled**3, axis=-1), ops.log(kurtosis(scaled))]
+    parts += [ops.log(step), ops.log(kurtosis(steps / step[..., None])), ops.log(ops.mean(ops.exp(levels), axis=-1))]
+    length = levels.shape[-1] // SPANS if levels.shape[-1] >= 8 * SPANS else levels.shape[-1]
+    pieces = levels[..., : levels.shape[-1] // length * length]
+    pieces = ops.reshape(pieces, (-1, levels.shape[1], pieces.shape[-1] // length, length))
+    return parts + correlations(scaled) + rhythm(pieces - ops.mean(pieces, axis=-1, keepdims=True))
+
+
+def kurtosis(scaled: Any) -> Any:
+    """Return the mean fourth power over the last axis, a little more where there is none."""
+    return ops.mean(scaled**4, axis=-1) + SMALLEST
+
+
+def correlations(bands: Any) -> list[Any]:
+    """Return those between bands of deviation 1, [batch, bands, frames], some distances apart; each [batch, pairs]."""
+    return [ops.mean(bands[:, k:] * bands[:, :-k], axis=-1) for k in DISTANCES if k < bands.shape[1]]
 
 
 def rhythm(levels: Any) -> list[Any]:
     """Return statistics of the modulation spectra of levels with mean 0, [batch, groups, frames], each [batch, groups].
 
-    The spectrum is a periodogram with a Hann window. Of ranges of rates, logarithms: their mean, and by how much the
-    strongest rate of a wider range stands out, which tells a rotor from the wind. Of ranges of lags: the largest and
-    smallest autocorrelation, which is the spectrum's inverse transform.
+    The spectrum is a periodogram with a Hann window; of levels [batch, groups, pieces, frames] the mean of theirs. Of
+    ranges of rates, logarithms: their mean, and by how much the strongest rate of a wider range stands out, which tells
+    a rotor from the wind. Of ranges of lags: the largest and smallest autocorrelation, which is the spectrum's inverse
+    transform.
     """
     frames = levels.shape[-1]
     taper = hann(frames)
@@ -58,6 +94,8 @@ def rhythm(levels: Any) -> list[Any]:
     turns = 2 * np.pi / frames * np.arange(frames)[:, None] * rates
     moving = levels * (taper / np.sqrt(max(np.sum(taper**2), 1.0))).astype(np.float32)
     power = sum(ops.matmul(moving, wave(turns).astype(np.float32)) ** 2 for wave in (np.cos, np.sin))
+    if len(power.shape) == 4:
+        power = ops.mean(power, axis=2)
     logs = ops.log(power + SMALLEST)
     parts = [ops.mean(logs[..., low:high], axis=-1) for low, high in ranges(len(rates), RATES)]
     for low, high in ranges(len(rates), PEAKS):

@@ -77,8 +77,9 @@ def open_recipe(features: Features) -> Any:
 def describe(recipe: Any, name: str) -> str:
     """Return the resolved recipe and how it is stored as JSON, which every shard carries."""
     options = dataclasses.asdict(recipe)
-    if not options.get("silence"):
-        options.pop("silence", None)
+    for later in ("silence", "fine"):  # which recipes of before did not have
+        if not options.get(later):
+            options.pop(later, None)
     step = {"step": recipe.step} if getattr(recipe, "step", USUAL_STEP) != USUAL_STEP else {}
     revision = {"revision": recipe.revision} if getattr(recipe, "revision", 1) > 1 else {}
     return json.dumps({"recipe": name, **options, **step, **revision}, sort_keys=True)

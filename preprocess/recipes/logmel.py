@@ -1,4 +1,9 @@
-"""Log-mel spectrograms; with the defaults those of kapre as system 000 (Bogart 2021) used it."""
+"""Log-mel spectrograms; with the defaults those of kapre as system 000 (Bogart 2021) used it.
+
+With `fine`, a second channel has fewer and wider bands many times a frame: rows i * fine ... i * fine + fine - 1 are
+what band i is in one short window after the other. They tell drops and crackling, which are over within milliseconds,
+from noise, and how fast a rotor turns.
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from config import Between, ConfigError
+from config import Between, ConfigError, Count
 from preprocess.mask import KeepAll, SilenceMask
 from preprocess.mel import mel_matrix
 from preprocess.recipes import USUAL_STEP, Encoding
@@ -136,15 +141,78 @@ class Recipe(MelBands):
     decibel: Literal[10, 20] = 10  # times log10 of the sum
     floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
     silence: Annotated[float, Between(-300, 0)] = 0.0  # dB; stretches without a louder band are left out; 0: none
+    fine: Count = 0  # short windows per frame, whose mels / fine bands are a second channel; 0: none
 
     def __post_init__(self) -> None:
         """Check what depends on several options."""
         super().__post_init__()
+        if self.fine:
+            self.check_fine()
         if self.silence and self.silence <= self.lowest:
             raise ConfigError(
                 f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than "
                 f"{self.lowest:g} dB, to which features.floor raises silence; 0: nothing is left out."
             )
+
+    def check_fine(self) -> None:
+        """Raise a ConfigError if short windows do not fit into a frame."""
+        step = self.hop // self.fine
+        for wrong, expected in (
+            (self.mels % self.fine, f"a divisor of features.mels = {self.mels}"),
+            (self.hop % self.fine, f"a divisor of features.hop = {self.hop}"),
+            (self.hop + step > self.window, f"a frame that holds them: features.window of {self.hop + step} samples"),
+        ):
+            if wrong:
+                raise ConfigError(f"Invalid value for features.fine. Received: {self.fine}. Expected: {expected}.")
+        if (self.fine_matrix.max(axis=0) == 0).any():
+            raise ConfigError(
+                f"Invalid value for features.fine. Received: {self.fine}. Expected: 0, or a wider range of Hz; "
+                f"some of {self.mels // self.fine} bands hold no bin of a transform of {2 * step} samples."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a frame: bands, and two channels if there are short windows."""
+        return (self.mels, 2) if self.fine else (self.mels,)
+
+    @property
+    def fine_hop(self) -> int:
+        """Samples between short windows, each of twice as many."""
+        return self.hop // self.fine
+
+    @property
+    def fine_start(self) -> int:
+        """First sample of a frame's short windows, which lie in its middle."""
+        return (self.window - self.hop - self.fine_hop) // 2
+
+    @cached_property
+    def fine_taper(self) -> np.ndarray:
+        """The short window, float64 [2 * fine_hop], scaled so that white noise is as loud in both channels."""
+        short = hann(2 * self.fine_hop)
+        bands = self.matrix.sum(axis=0).mean() / self.fine_matrix.sum(axis=0).mean()
+        return short * math.sqrt(np.sum(hann(self.window) ** 2) / np.sum(short**2)) * bands ** (1 / self.power)
+
+    @cached_property
+    def fine_matrix(self) -> np.ndarray:
+        """The filter bank of the short windows, float32 [fine_hop + 1, mels // fine]."""
+        bands = self.mels // self.fine
+        return mel_matrix(self.sample_rate, 2 * self.fine_hop, bands, self.low, self.upper, self.scale)
+
+    def energies(self, path: Path) -> Iterator[np.ndarray]:
+        """Yield mel bands of a recording, float32 [frames, mels(, 2)], before the logarithm."""
+        if not self.fine:
+            yield from super().energies(path)
+            return
+        window, short = hann(self.window) / FULL_SCALE, self.fine_taper / FULL_SCALE
+        for samples in cut_blocks(self.sound(path), BLOCK_FRAMES, self.window, self.hop):
+            spectra = power_spectra(samples, window, self.n_fft, self.hop)
+            frames = len(spectra)
+            heard = samples[self.fine_start :][: frames * self.hop + self.fine_hop]
+            often = power_spectra(heard, short, len(short), self.fine_hop)
+            if self.power == 1:
+                spectra, often = np.sqrt(spectra), np.sqrt(often)
+            bands = (often @ self.fine_matrix).reshape(frames, self.fine, -1).swapaxes(1, 2)
+            yield np.stack([spectra @ self.matrix, bands.reshape(frames, self.mels)], axis=-1)
 
     @property
     def lowest(self) -> float:

@@ -40,6 +40,7 @@ class Recipe(logmel.Recipe):
             ("windows", not self.windows or max(self.windows) != self.window or min(self.windows) < 2,
              f"lengths from 2 up to the longest, features.window = {self.window}"),
             ("skip", self.skip >= self.mels, f"fewer than the {self.mels} bands"),
+            ("fine", self.fine, "0; its channels are the three windows"),
         ):  # fmt: skip
             if wrong:
                 value = getattr(self, name)

@@ -569,6 +569,7 @@ class TestCommand:
             "dropout": 0.2,
             "momentum": 0.9,
             "texture": True,
+            "fine": 0,
         }
 
     def test_prints_single_facts(self):

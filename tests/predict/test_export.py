@@ -92,6 +92,7 @@ def test_rounding_of_mel_bands(tmp_path):
 @pytest.mark.parametrize("recipe", [
     logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, floor=1e-10, silence=-70.0),
     threewindows.Recipe(silence=-99.0),
+    logmel.Recipe(sample_rate=32_000, window=1024, hop=640, mels=64, power=2, floor=1e-6, silence=-55.0, fine=8),
 ])  # fmt: skip
 def test_silence_is_left_out_as_in_the_store(tmp_path, recipe, drop, padding):
     """Sounds of some seconds between digital silences, one without any and one of nothing else."""
@@ -107,6 +108,19 @@ def test_silence_is_left_out_as_in_the_store(tmp_path, recipe, drop, padding):
         plain = stored(dataclasses.replace(recipe, silence=0.0), features, sounds, tmp_path)
         changed = (plain != expected).mean(axis=tuple(range(1, plain.ndim)))
         assert (changed > 0.2).tolist() == [drop] * 4 + [False] * 2
+
+
+def test_a_quiet_segment_is_not_silence(tmp_path):
+    """The level lies above all of the first sound; of the second, as much is heard and the rest left out."""
+    recipe = logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, floor=1e-5, silence=-20.0)
+    features = Features(segment_frames=160)
+    sounds = np.zeros((2, 159 * 640 + 1024), np.int16)
+    sounds[:, 20_000:50_000] = 20 * (-1) ** (np.arange(30_000) // 5)
+    sounds[1, 80_000:90_000] = 20_000 * (-1) ** (np.arange(10_000) // 5)
+    expected = stored(recipe, features, sounds, tmp_path)
+    assert ((expected > recipe.lowest).any(axis=2).sum(axis=1) > 10).all()
+    found = StoredView(recipe, features)(FrontEnd(recipe)(sounds.astype(np.float32) / 32768))
+    assert (np.abs(keras.ops.convert_to_numpy(found) - expected) > 1e-3).mean() < 2e-3
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,86 @@ class TestLogMel:
             open_recipe(Features(recipe="sprengel2016", options={"hop": 600}))
 
 
+class TestFine:
+    """The second channel of short windows, with the options of best.toml."""
+
+    plain = logmel.Recipe(
+        sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, low=50.0, high=15_000.0, power=2, floor=1e-9
+    )
+
+    def test_by_its_definition(self, wav):
+        """8 bands of librosa every 2.5 ms, windows of 5 ms in the middle of a frame; the first channel is as ever."""
+        recipe = dataclasses.replace(self.plain, fine=8)
+        path, samples = wav(32_000, 3.0)
+        found = whole(recipe, path)
+        assert found.shape == (recipe.count_frames(path, len(samples)), 64, 2) == (len(found), *recipe.shape)
+        np.testing.assert_array_equal(found[..., 0], whole(self.plain, path))
+        bank = librosa.filters.mel(sr=32_000, n_fft=160, n_mels=8, fmin=50, fmax=15_000, dtype=np.float64)
+        short, long = np.hanning(161)[:-1], np.hanning(1025)[:-1]
+        narrow = librosa.filters.mel(sr=32_000, n_fft=1024, n_mels=64, fmin=50, fmax=15_000, dtype=np.float64)
+        gain = np.sum(long**2) / np.sum(short**2) * narrow.sum(axis=1).mean() / bank.sum(axis=1).mean()
+        for frame in (0, 100, len(found) - 1):
+            for k in (0, 3, 7):
+                start = frame * 640 + (1024 - 720) // 2 + k * 80
+                spectrum = np.abs(np.fft.rfft(samples[start : start + 160] * short)) ** 2
+                expected = 10 * np.log10(np.maximum(gain * bank @ spectrum, 1e-9))
+                np.testing.assert_allclose(found[frame, k::8, 1], expected, atol=2e-3)
+
+    @pytest.mark.parametrize("options", [
+        {}, {"power": 1, "floor": 1e-5}, {"fine": 4}, {"fine": 16}, {"n_fft": 2048}, {"scale": "htk", "low": 300.0},
+    ])  # fmt: skip
+    def test_noise_is_as_loud_in_both_channels(self, tmp_path, options):
+        """White noise within 1 dB; and a tone of full scale is no louder than what can be stored."""
+        recipe = dataclasses.replace(self.plain, **{"fine": 8} | options)
+        noise = np.random.default_rng(0).normal(0, 2000, 160_000).astype(np.int16)
+        loud, soft = whole(recipe, write_wav(tmp_path / "noise.wav", noise, 32_000)).mean(axis=(0, 1))
+        slack = 1.0 if recipe.scale == "slaney" else 3.0  # bands of HTK are the louder the wider they are
+        assert abs(loud - soft) < slack
+        for pitch in (400, 1000, 3000, 9000):
+            tone = np.rint(32_767 * np.sin(2 * np.pi * pitch * np.arange(16_000) / 32_000)).astype(np.int16)
+            heard = whole(recipe, write_wav(tmp_path / "tone.wav", tone, 32_000))
+            assert recipe.encoding.encode(heard).max() <= 255
+            assert heard[..., 1].max() < recipe.highest
+
+    def test_a_click_is_in_the_windows_that_hold_it(self, tmp_path):
+        samples = np.zeros(32_000, np.int16)
+        samples[640 * 20 + 152 + 3 * 80 + 110] = 30_000  # in the second half of window 3 and the first of window 4
+        recipe = dataclasses.replace(self.plain, fine=8)
+        found = whole(recipe, write_wav(tmp_path / "click.wav", samples, 32_000))
+        heard = (found[..., 1] > recipe.lowest).reshape(-1, 8, 8).any(axis=1)
+        assert np.argwhere(heard).tolist() == [[20, 3], [20, 4]]
+
+    @pytest.mark.parametrize(("options", "reason"), [
+        ({"fine": 7}, r"divisor of features\.mels = 64"), ({"fine": 64}, ""),
+        ({"fine": 8, "hop": 644}, r"divisor of features\.hop = 644"),
+        ({"fine": 8, "hop": 960}, "features.window of 1080 samples"),
+        ({"fine": 32, "high": 1000.0, "n_fft": 4096}, "wider range.*some of 2 bands"),
+    ])  # fmt: skip
+    def test_what_does_not_fit_is_refused(self, options, reason):
+        make = dict(dataclasses.asdict(self.plain), **options)
+        if reason:
+            with pytest.raises(
+                ConfigError, match=rf"features\.fine\. Received: {options['fine']}\. Expected: .*{reason}"
+            ):
+                open_recipe(Features(recipe="logmel", options=make))
+        else:
+            assert open_recipe(Features(recipe="logmel", options=make)).shape == (64, 2)
+
+    def test_three_windows_are_channels_already(self):
+        with pytest.raises(ConfigError, match=r"features\.fine.*three windows"):
+            threewindows.Recipe(fine=3)
+
+    def test_passau_has_it_too(self, wav):
+        recipe = passau.Recipe(clean="none", hop=512, window=1024, n_fft=1024, mels=64, fine=8)
+        assert whole(recipe, wav(32_000, 2.0)[0]).shape[1:] == (64, 2)
+
+    def test_recipes_without_it_keep_their_name(self):
+        before = json.loads(describe(self.plain, "logmel"))
+        assert "fine" not in before
+        assert before["recipe"] == "logmel"
+        assert json.loads(describe(dataclasses.replace(self.plain, fine=8), "logmel")) == before | {"fine": 8}
+
+
 def test_vggish_by_its_definition(wav):
     path, samples = wav(16_000, 3.0)
     frames = np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])

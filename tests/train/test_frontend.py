@@ -19,6 +19,8 @@ RECIPES = {
     "birdclef2016-all-bins": birdclef2016.Recipe(bins=257),
     "logmel": logmel.Recipe(),
     "logmel-power": logmel.Recipe(power=2, n_fft=1024, window=800, hop=300, decibel=20),
+    "logmel-fine": logmel.Recipe(sample_rate=32_000, window=1024, n_fft=1024, hop=640, mels=64, power=2, fine=8),
+    "logmel-fine-amplitude": logmel.Recipe(n_fft=1024, window=800, hop=300, mels=60, fine=5),
     "passau": passau.Recipe(clean="none"),
     "pcen": pcen.Recipe(),
     "sprengel2016": sprengel2016.Recipe(),

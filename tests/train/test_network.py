@@ -10,7 +10,7 @@ from keras import ops
 
 import config as configuration
 from config import ConfigError, Part
-from preprocess.recipes import Encoding
+from preprocess.recipes import Encoding, open_recipe
 from preprocess.segments import list_segments
 from tests.train.conftest import derived
 from train.devices import has_accelerator
@@ -338,6 +338,54 @@ def test_a_step_with_texture_changes_both_parts(reader):
         weight.path for weight in model.trainable_weights if np.array_equal(before[weight.path], values(weight))
     ]
     assert unchanged == []
+
+
+TEXTURE = ("model.network=residual", "model.width=4", "model.stages=[1]", "model.texture=true", "model.normalise=both")
+
+
+def both_parts(model: keras.Model, codes: np.ndarray) -> list[np.ndarray]:
+    """Return what the image and the texture of segments say."""
+    network, image = model.layers[-1], model.get_layer("standardise")(model.get_layer("decode")(codes))
+    outputs = [network.get_layer(name).output for name in ("logits", "texture_logits")]
+    return [values(part) for part in keras.Model(network.input, outputs)(image)]
+
+
+@pytest.mark.parametrize("fine", [0, 8])
+def test_short_windows_are_for_the_texture(fine):
+    """As many as the recipe has; what they hold is not in the image."""
+    config = settings("features.recipe=logmel", "features.mels=64", f"features.fine={fine}", *TEXTURE)
+    recipe = open_recipe(config.features)
+    model = build_model(config, recipe.encoding, recipe.shape, 3)
+    codes = np.random.default_rng(0).integers(0, 255, (2, config.features.segment_frames, 64, 2), np.uint8)
+    other = codes.copy()
+    other[..., 1] = np.random.default_rng(1).integers(0, 255, other.shape[:-1])
+    if not fine:
+        codes, other = codes[..., 0], other[..., 0]
+    (image, texture), (other_image, other_texture) = both_parts(model, codes), both_parts(model, other)
+    np.testing.assert_array_equal(image, other_image)
+    assert np.array_equal(texture, other_texture) == (fine == 0)
+
+
+def test_short_windows_that_the_recipe_does_not_have_are_refused():
+    for given, has, fits in ((8, 8, True), (8, 0, False), (4, 8, False)):
+        config = settings(
+            "features.recipe=logmel", "features.mels=64", f"features.fine={has}", f"model.fine={given}", *TEXTURE
+        )
+        recipe = open_recipe(config.features)
+        if fits:
+            build_model(config, recipe.encoding, recipe.shape, 3)
+        else:
+            with pytest.raises(ConfigError, match=rf"model\.fine\. Received: {given}\. Expected: {has}, as features"):
+                build_model(config, recipe.encoding, recipe.shape, 3)
+
+
+def test_short_windows_of_a_front_end_in_the_model():
+    frontend = ("features.recipe=waveform", "features.frontend={name='logmel', mels=64, fine=8}")
+    config = settings(*frontend, "features.segment_frames=40", *TEXTURE)
+    recipe = open_recipe(config.features)
+    model = build_model(config, recipe.encoding, recipe.shape, 3)
+    assert model.get_layer("frontend").output.shape[2:] == (64, 2)
+    assert model.layers[-1].get_layer("texture_normalisation").output.shape[-1] > 800
 
 
 def test_texture_weighs_no_segments(reader):

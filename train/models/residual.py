@@ -24,6 +24,7 @@ def build(
     dropout: Share = 0.2,
     momentum: Share = 0.9,
     texture: bool = False,
+    fine: Count = 0,
 ) -> keras.Model:
     """Build the network.
 
@@ -37,6 +38,8 @@ def build(
         momentum: of the batch normalisation's running statistics.
         texture: whether the logits are the mean of those from the image and those that a small network makes of the
             statistics of `train.texture`. Each of the two learns for itself, see `network.build_trainer`.
+        fine: short windows per frame that every other channel holds; 0: as many as features.fine says. With `texture`
+            its statistics are of them too, and the image is that of the other channels.
 
     Returns:
         A model from images, float [batch, *input_shape], to logits, float32 [batch, classes].
@@ -53,7 +56,7 @@ def build(
         )(x)
 
     image = keras.Input(input_shape)
-    x = convolve(image, width, stride=2)
+    x = convolve(image[..., ::2] if texture and fine else image, width, stride=2)
     for stage, blocks in enumerate(stages):
         for i in range(blocks):
             filters, first = width << stage, not i
@@ -70,7 +73,7 @@ def build(
     if not texture:
         return model
     further = layers.BatchNormalization(momentum=momentum, dtype="float32", name="texture_normalisation")(
-        statistics(image)
+        statistics(image, fine)
     )
     further = layers.Dropout(TEXTURE_DROPOUT, dtype="float32")(further)
     units = round(TEXTURE_UNITS * choose_width(classes))
