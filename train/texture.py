@@ -63,9 +63,11 @@ def impulses(rows: Any, fine: int) -> list[Any]:
     spread, step = deviation(levels), deviation(steps)
     scaled = levels / spread[..., None]
     parts = [spread, ops.mean(scaled**3, axis=-1), ops.log(kurtosis(scaled))]
-    parts += [ops.log(step), ops.log(kurtosis(steps / step[..., None])), ops.log(ops.mean(ops.exp(levels), axis=-1))]
-    length = levels.shape[-1] // SPANS if levels.shape[-1] >= 8 * SPANS else levels.shape[-1]
-    pieces = levels[..., : levels.shape[-1] // length * length]
+    frames = levels.shape[-1]
+    parts += [ops.log(step), ops.log(kurtosis(steps / step[..., None]))]
+    parts.append(ops.logsumexp(levels, axis=-1) - float(np.log(frames)))
+    length = frames // SPANS if frames >= 8 * SPANS else frames
+    pieces = levels[..., : frames // length * length]
     pieces = ops.reshape(pieces, (-1, levels.shape[1], pieces.shape[-1] // length, length))
     return parts + correlations(scaled) + rhythm(pieces - ops.mean(pieces, axis=-1, keepdims=True))
 

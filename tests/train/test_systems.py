@@ -76,6 +76,7 @@ SYSTEMS = {
         "features.floor=1e-6",
         "features.silence=-55",
         "features.padding=repeat",
+        "features.fine=4",
         "features.segment_frames=100",
         "model.dynamic_range=80",
         "model.normalise=both",

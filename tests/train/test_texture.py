@@ -140,10 +140,13 @@ def test_a_rhythm_stands_out_at_its_rate():
 
 
 @pytest.mark.parametrize("fine", [0, 4])
-@pytest.mark.parametrize("value", [0.0, -3.5])
-def test_silence_has_finite_statistics_and_gradients(value, fine):
+@pytest.mark.parametrize("value", [0.0, -3.5, "loud"])
+def test_silence_and_extremes_have_finite_statistics_and_gradients(value, fine):
     """So that a front end that learns, before the network, is not spoilt by padding."""
-    image = keras.Variable(np.full((1, 16, 20, 2), value, np.float32))
+    levels = np.full((1, 16, 20, 2), -120 if value == "loud" else value, np.float32)
+    if value == "loud":  # in decibels, as without model.normalise
+        levels[:, ::2, 3:5] = 20
+    image = keras.Variable(levels)
     statistics = keras.layers.Lambda(lambda image: texture(image, fine))
     model = keras.Sequential([keras.Input((16, 20, 2)), keras.layers.DepthwiseConv2D(1), statistics])
     assert np.isfinite(ops.convert_to_numpy(model(image))).all()
