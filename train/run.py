@@ -279,7 +279,8 @@ class Run:
             with warnings.catch_warnings(action="ignore"):  # Keras' own about what does not fit; the error says it
                 model.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            said = [line for line in str(error).splitlines() if line] or [type(error).__name__]
+            reason = " ".join(said[: 2 if said[0].endswith(":") else 1]).partition(" Target variable: ")[0]
             raise PipelineError(f"{path} is damaged or of another network: {reason}") from None
 
     def save_epoch(self, model: Any, trainer: Any, history: list[dict[str, float]], checkpoint_every: int = 0) -> None:

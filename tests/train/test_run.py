@@ -391,6 +391,18 @@ def test_weights_are_kept_when_they_are_best(started):
     assert {monitor: best_epoch(history, monitor) + 1 for monitor in MONITORS} == kept
 
 
+@pytest.mark.parametrize(
+    ("units", "layers", "words"), [(4, 1, r"\(4, 4\), .*\(4, 3\)\.$"), (3, 2, "Layer .*")]
+)
+def test_weights_of_another_network_say_what_differs(started, units, layers, words):
+    """In one line, without the values of the weights."""
+    small_model(3, 1).save_weights(started.best_weights())
+    with pytest.raises(PipelineError, match="damaged or of another network: .*" + words) as caught:
+        started.load_best(small_model(units, layers))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 def test_what_a_killed_process_left_behind_does_no_harm(started):
     for name in ("state.h5.part", "history.csv.part", "part.best_val_map.weights.h5", "part.best_val_acc.weights.h5"):
         (started.folder / name).write_bytes(b"half")
