@@ -21,6 +21,7 @@ from predict.exportModel import (
     find_examples,
     segment_samples,
     why_no_waveforms,
+    write_format,
 )
 from predict.predict import predict
 from predict.runfile import read_run_file
@@ -157,6 +158,28 @@ def test_waveforms_are_rounded_as_the_samples_that_a_network_hears():
     logits = model.predict(codes.reshape(6, *model.input_shape[1:]), verbose=0)
     found = waveforms.predict(samples / 32768, verbose=0)
     np.testing.assert_allclose(found, loss.segment_scores(logits), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # keras of tf2onnx
+def test_every_runtime_hears_texture(tmp_path):
+    """Silence left out, short windows and statistics, as in best.toml; the weights are those of the beginning."""
+    options = ["model.stages=[1]", "model.width=4", "features.mels=32", "features.segment_frames=60"]
+    config = configuration.load(configuration.PROJECT / "config" / "best.toml", options)
+    recipe = open_recipe(config.features)
+    model = build_model(config, recipe.encoding, recipe.shape, 3)
+    forms = build(config, model, open_loss(config.train.loss))
+    sounds = birds(4, segment_samples(config), 32_000) / np.float32(32768)
+    sounds[0, 20_000:] = 0
+    values = StoredView(recipe, config.features)(FrontEnd(recipe)(sounds))
+    examples = {"waveforms": sounds.astype(np.float32), "segments": keras.ops.convert_to_numpy(values)}
+    expected = {form: forms[form].predict_on_batch(inputs) for form, inputs in examples.items()}
+    assert np.ptp(expected["segments"], axis=0).max() > 0.01
+    np.testing.assert_allclose(expected["waveforms"], expected["segments"], atol=0.02)
+    for name in FORMATS:
+        write_format(name, forms, tmp_path)
+    differences = check(tmp_path, examples, expected, list(FORMATS))
+    assert set(differences) == set(FORMATS)
 
 
 @pytest.fixture(scope="module")

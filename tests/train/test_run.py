@@ -391,9 +391,7 @@ def test_weights_are_kept_when_they_are_best(started):
     assert {monitor: best_epoch(history, monitor) + 1 for monitor in MONITORS} == kept
 
 
-@pytest.mark.parametrize(
-    ("units", "layers", "words"), [(4, 1, r"\(4, 4\), .*\(4, 3\)\.$"), (3, 2, "Layer .*")]
-)
+@pytest.mark.parametrize(("units", "layers", "words"), [(4, 1, r"\(4, 4\), .*\(4, 3\)\.$"), (3, 2, "Layer .*")])
 def test_weights_of_another_network_say_what_differs(started, units, layers, words):
     """In one line, without the values of the weights."""
     small_model(3, 1).save_weights(started.best_weights())
