@@ -48,7 +48,7 @@ def to_levels(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def draw(view: SegmentReader, recording: int, start: int, config: Config, raw: bool = False) -> np.ndarray:
-    """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels; of two the first.
+    """Return the picture of one segment, uint8 [bins, frames], or [bins, frames, 3] of three channels, of two one.
 
     With model.normalise = segment or both the model takes from every bin its mean over time, and what is left is drawn;
     with both that mean is a stripe on the right, GAP + STRIPE more columns. `raw` leaves it all in. Scales that are the
