@@ -203,6 +203,7 @@ CHANGED = {  # (part, option) -> options of both, options of the second
     ("efficientnet", "drop_path"): ({"depth": 0.3}, {"drop_path": 0.5}),  # with a block that can be left out
     ("vggish network", "patch_frames"): ({}, {"patch_frames": 20}),
     ("convlstm", "patch_frames"): ({}, {"patch_frames": 5}),
+    ("residual", "fine"): ({"texture": True}, {"fine": 4}),
     ("pooled", "sharpness"): ({"pool": "log_mean_exp"}, {"sharpness": 2.0}),
 }
 
@@ -330,7 +331,8 @@ def small_network(name: str, options: dict) -> keras.Model:
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     bins, frames, _ = NETWORKS[name]
-    return importlib.import_module(f"train.models.{name}").build((bins, frames, 1), 3, **options)
+    channels = 2 if name == "residual" else 1  # the second one may be of short windows
+    return importlib.import_module(f"train.models.{name}").build((bins, frames, channels), 3, **options)
 
 
 def anatomy(model: keras.Model) -> list[str]:

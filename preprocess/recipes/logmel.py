@@ -135,12 +135,85 @@ class MelBands:
 
 
 @dataclass(frozen=True)
-class Recipe(MelBands):
-    """Options of the front end."""
+class Decibels(MelBands):
+    """Options of front ends that are logarithms of mel bands."""
 
     decibel: Literal[10, 20] = 10  # times log10 of the sum
     floor: Annotated[float, Between(1e-12, 1)] = 1e-5  # smallest sum
     silence: Annotated[float, Between(-300, 0)] = 0.0  # dB; stretches without a louder band are left out; 0: none
+
+    def __post_init__(self) -> None:
+        """Check what depends on several options."""
+        super().__post_init__()
+        if self.silence and self.silence <= self.lowest:
+            raise ConfigError(
+                f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than "
+                f"{self.lowest:g} dB, to which features.floor raises silence; 0: nothing is left out."
+            )
+
+    @property
+    def lowest(self) -> float:
+        """Decibels of the floor."""
+        return self.decibel * math.log10(self.floor)
+
+    @property
+    def cell_frames(self) -> int:
+        """Frames per cell of the mask."""
+        return max(1, round(SILENT_SECONDS * self.frame_rate)) if self.silence else CELL_FRAMES
+
+    def new_mask(self) -> KeepAll:
+        """Return the mask of a new recording."""
+        if not self.silence:
+            return super().new_mask()
+        return SilenceMask(self.cell_frames, self.silence, self.lowest + self.step)
+
+    @property
+    def encoding(self) -> Encoding:
+        """uint8 from the floor up to the loudest tone, or the values themselves; padding is the floor, silence."""
+        if self.storage == "uint8":
+            return Encoding("uint8", self.step, self.lowest, self.lowest)
+        return Encoding(self.storage, 1.0, 0.0, self.lowest)
+
+    @cached_property
+    def highest(self) -> float:
+        """The largest value that a sine of full scale in the middle of any bin can have, in dB."""
+        from scipy.signal import fftconvolve
+
+        bins, loudest = len(self.matrix), 0.0
+        for taper in self.tapers:
+            spectrum = (np.abs(np.fft.rfft(taper, self.n_fft)) / 2) ** self.power
+            reach = min(bins - 1, LOBES * -(-self.n_fft // np.count_nonzero(taper)))  # where a tone can be seen
+            lobes = spectrum[np.abs(np.arange(-reach, reach + 1))]
+            heard = fftconvolve(self.matrix.astype(np.float64), lobes[:, None], axes=0)[reach : reach + bins]
+            loudest = max(loudest, float(heard.max()))
+        return float(self.decibel * np.log10(max(loudest, self.floor)))
+
+    @property
+    def step(self) -> float:
+        """Decibels from one byte to the next; rounded, so that processors that add in another order agree."""
+        if self.storage != "uint8":
+            return USUAL_STEP
+        return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.lowest) / 255) / 1000)
+
+    @property
+    def decade(self) -> float | None:
+        """What ten times the amplitude or power adds to a value."""
+        return float(self.decibel)
+
+    @property
+    def units(self) -> str:
+        """Unit of the decoded values."""
+        return "dB"
+
+    def compress(self, energies: np.ndarray) -> np.ndarray:
+        """Return decibels, float32."""
+        return np.log10(np.maximum(energies, np.float32(self.floor))) * np.float32(self.decibel)
+
+
+@dataclass(frozen=True)
+class Recipe(Decibels):
+    """Options of the front end."""
+
     fine: Count = 0  # short windows per frame, whose mels / fine bands are a second channel; 0: none
 
     def __post_init__(self) -> None:
@@ -148,11 +221,6 @@ class Recipe(MelBands):
         super().__post_init__()
         if self.fine:
             self.check_fine()
-        if self.silence and self.silence <= self.lowest:
-            raise ConfigError(
-                f"Invalid value for features.silence. Received: {self.silence:g}. Expected: more than "
-                f"{self.lowest:g} dB, to which features.floor raises silence; 0: nothing is left out."
-            )
 
     def check_fine(self) -> None:
         """Raise a ConfigError if short windows do not fit into a frame."""
@@ -213,61 +281,3 @@ class Recipe(MelBands):
                 spectra, often = np.sqrt(spectra), np.sqrt(often)
             bands = (often @ self.fine_matrix).reshape(frames, self.fine, -1).swapaxes(1, 2)
             yield np.stack([spectra @ self.matrix, bands.reshape(frames, self.mels)], axis=-1)
-
-    @property
-    def lowest(self) -> float:
-        """Decibels of the floor."""
-        return self.decibel * math.log10(self.floor)
-
-    @property
-    def cell_frames(self) -> int:
-        """Frames per cell of the mask."""
-        return max(1, round(SILENT_SECONDS * self.frame_rate)) if self.silence else CELL_FRAMES
-
-    def new_mask(self) -> KeepAll:
-        """Return the mask of a new recording."""
-        if not self.silence:
-            return super().new_mask()
-        return SilenceMask(self.cell_frames, self.silence, self.lowest + self.step)
-
-    @property
-    def encoding(self) -> Encoding:
-        """uint8 from the floor up to the loudest tone, or the values themselves; padding is the floor, silence."""
-        if self.storage == "uint8":
-            return Encoding("uint8", self.step, self.lowest, self.lowest)
-        return Encoding(self.storage, 1.0, 0.0, self.lowest)
-
-    @cached_property
-    def highest(self) -> float:
-        """The largest value that a sine of full scale in the middle of any bin can have, in dB."""
-        from scipy.signal import fftconvolve
-
-        bins, loudest = len(self.matrix), 0.0
-        for taper in self.tapers:
-            spectrum = (np.abs(np.fft.rfft(taper, self.n_fft)) / 2) ** self.power
-            reach = min(bins - 1, LOBES * -(-self.n_fft // np.count_nonzero(taper)))  # where a tone can be seen
-            lobes = spectrum[np.abs(np.arange(-reach, reach + 1))]
-            heard = fftconvolve(self.matrix.astype(np.float64), lobes[:, None], axes=0)[reach : reach + bins]
-            loudest = max(loudest, float(heard.max()))
-        return float(self.decibel * np.log10(max(loudest, self.floor)))
-
-    @property
-    def step(self) -> float:
-        """Decibels from one byte to the next; rounded, so that processors that add in another order agree."""
-        if self.storage != "uint8":
-            return USUAL_STEP
-        return max(USUAL_STEP, math.ceil(1000 * (self.highest - self.lowest) / 255) / 1000)
-
-    @property
-    def decade(self) -> float | None:
-        """What ten times the amplitude or power adds to a value."""
-        return float(self.decibel)
-
-    @property
-    def units(self) -> str:
-        """Unit of the decoded values."""
-        return "dB"
-
-    def compress(self, energies: np.ndarray) -> np.ndarray:
-        """Return decibels, float32."""
-        return np.log10(np.maximum(energies, np.float32(self.floor))) * np.float32(self.decibel)

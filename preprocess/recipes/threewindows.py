@@ -21,7 +21,7 @@ from preprocess.spectrogram import cut_blocks, hann, power_spectra
 
 
 @dataclass(frozen=True)
-class Recipe(logmel.Recipe):
+class Recipe(logmel.Decibels):
     """Options of the front end."""
 
     windows: tuple[int, ...] = (2646, 330, 82)  # samples; one channel each, the longest first
@@ -40,7 +40,6 @@ class Recipe(logmel.Recipe):
             ("windows", not self.windows or max(self.windows) != self.window or min(self.windows) < 2,
              f"lengths from 2 up to the longest, features.window = {self.window}"),
             ("skip", self.skip >= self.mels, f"fewer than the {self.mels} bands"),
-            ("fine", self.fine, "0; its channels are the three windows"),
         ):  # fmt: skip
             if wrong:
                 value = getattr(self, name)

@@ -192,10 +192,6 @@ class TestFine:
         else:
             assert open_recipe(Features(recipe="logmel", options=make)).shape == (64, 2)
 
-    def test_three_windows_are_channels_already(self):
-        with pytest.raises(ConfigError, match=r"features\.fine.*three windows"):
-            threewindows.Recipe(fine=3)
-
     def test_passau_has_it_too(self, wav):
         recipe = passau.Recipe(clean="none", hop=512, window=1024, n_fft=1024, mels=64, fine=8)
         assert whole(recipe, wav(32_000, 2.0)[0]).shape[1:] == (64, 2)
