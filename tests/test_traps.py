@@ -203,7 +203,7 @@ CHANGED = {  # (part, option) -> options of both, options of the second
     ("efficientnet", "drop_path"): ({"depth": 0.3}, {"drop_path": 0.5}),  # with a block that can be left out
     ("vggish network", "patch_frames"): ({}, {"patch_frames": 20}),
     ("convlstm", "patch_frames"): ({}, {"patch_frames": 5}),
-    ("residual", "fine"): ({"texture": True}, {"fine": 4}),
+    ("residual", "fine"): ({"texture": True, "fine": 2}, {"fine": 4}),
     ("pooled", "sharpness"): ({"pool": "log_mean_exp"}, {"sharpness": 2.0}),
 }
 
@@ -331,7 +331,7 @@ def small_network(name: str, options: dict) -> keras.Model:
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     bins, frames, _ = NETWORKS[name]
-    channels = 2 if name == "residual" else 1  # the second one may be of short windows
+    channels = 2 if options.get("fine") else 1  # the second one is of short windows
     return importlib.import_module(f"train.models.{name}").build((bins, frames, channels), 3, **options)
 
 
