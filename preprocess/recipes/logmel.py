@@ -123,7 +123,11 @@ class MelBands:
         window = hann(self.window) / FULL_SCALE
         for samples in cut_blocks(self.sound(path), BLOCK_FRAMES, self.window, self.hop):
             spectra = power_spectra(samples, window, self.n_fft, self.hop)
-            yield (np.sqrt(spectra) if self.power == 1 else spectra) @ self.matrix
+            yield self.summed(spectra, self.matrix)
+
+    def summed(self, spectra: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Return the bands of squared magnitudes by a filter bank, of magnitudes or of their squares."""
+        return (np.sqrt(spectra) if self.power == 1 else spectra) @ matrix
 
     def blocks(self, path: Path) -> Iterator[np.ndarray]:
         """Yield the spectrogram of a recording, float32 [frames, mels]."""
@@ -224,7 +228,7 @@ class Recipe(Decibels):
 
     def check_fine(self) -> None:
         """Raise a ConfigError if short windows do not fit into a frame."""
-        step = self.hop // self.fine
+        step = self.fine_hop
         for wrong, expected in (
             (self.mels % self.fine, f"a divisor of features.mels = {self.mels}"),
             (self.hop % self.fine, f"a divisor of features.hop = {self.hop}"),
@@ -277,7 +281,5 @@ class Recipe(Decibels):
             frames = len(spectra)
             heard = samples[self.fine_start :][: frames * self.hop + self.fine_hop]
             often = power_spectra(heard, short, len(short), self.fine_hop)
-            if self.power == 1:
-                spectra, often = np.sqrt(spectra), np.sqrt(often)
-            bands = (often @ self.fine_matrix).reshape(frames, self.fine, -1).swapaxes(1, 2)
-            yield np.stack([spectra @ self.matrix, bands.reshape(frames, self.mels)], axis=-1)
+            bands = self.summed(often, self.fine_matrix).reshape(frames, self.fine, -1).swapaxes(1, 2)
+            yield np.stack([self.summed(spectra, self.matrix), bands.reshape(frames, self.mels)], axis=-1)

@@ -79,5 +79,5 @@ class Recipe(logmel.Decibels):
             channels = []
             for taper in self.tapers:
                 spectra = power_spectra(samples, taper / logmel.FULL_SCALE, self.n_fft, self.hop)
-                channels.append((np.sqrt(spectra) if self.power == 1 else spectra) @ self.matrix)
+                channels.append(self.summed(spectra, self.matrix))
             yield np.stack(channels, axis=-1)

@@ -305,10 +305,19 @@ def test_trainer_shares_its_weights_and_puts_logits_and_targets_side_by_side(cor
     np.testing.assert_array_equal(joined[:, 3:], targets)
 
 
+TEXTURE = ("model.network=residual", "model.width=4", "model.stages=[1]", "model.texture=true")
+
+
+def both_parts(model: keras.Model, codes: np.ndarray) -> list[np.ndarray]:
+    """Return what the image and the texture of segments say."""
+    network, image = model.layers[-1], model.get_layer("standardise")(model.get_layer("decode")(codes))
+    outputs = [network.get_layer(name).output for name in ("logits", "texture_logits")]
+    return [values(part) for part in keras.Model(network.input, outputs)(image)]
+
+
 def texture_trainer(reader: Any, *overrides: str) -> tuple[keras.Model, keras.Model]:
     """Return a model with texture, and the trainer around it."""
-    network = ("model.network=residual", "model.width=4", "model.stages=[1]", "model.texture=true")
-    config = settings(*network, *overrides)
+    config = settings(*TEXTURE, *overrides)
     model = build_model(config, reader.encoding, reader.shape, 3)
     return model, build_trainer(config, model, open_loss(config.train.loss), 1)
 
@@ -320,9 +329,7 @@ def test_texture_learns_for_itself_from_segments_as_they_are(reader):
     joined = values(trainer([codes, targets], training=False))
     assert joined.shape == (4, 6)
     np.testing.assert_array_equal(joined[:, 3:], [*targets, *targets])
-    network = model.layers[-1]
-    parts = keras.Model(network.input, [network.get_layer(name).output for name in ("logits", "texture_logits")])
-    image, texture = map(values, parts(model.get_layer("standardise")(model.get_layer("decode")(codes))))
+    image, texture = both_parts(model, codes)
     np.testing.assert_allclose(joined[2:, :3], texture, rtol=1e-4, atol=1e-4)
     assert np.abs(joined[:2, :3] - image).max() > 1e-3
     np.testing.assert_allclose(model.predict_on_batch(codes), (image + texture) / 2, rtol=1e-4, atol=1e-4)
@@ -340,20 +347,12 @@ def test_a_step_with_texture_changes_both_parts(reader):
     assert unchanged == []
 
 
-TEXTURE = ("model.network=residual", "model.width=4", "model.stages=[1]", "model.texture=true", "model.normalise=both")
-
-
-def both_parts(model: keras.Model, codes: np.ndarray) -> list[np.ndarray]:
-    """Return what the image and the texture of segments say."""
-    network, image = model.layers[-1], model.get_layer("standardise")(model.get_layer("decode")(codes))
-    outputs = [network.get_layer(name).output for name in ("logits", "texture_logits")]
-    return [values(part) for part in keras.Model(network.input, outputs)(image)]
-
-
 @pytest.mark.parametrize("fine", [0, 8])
 def test_short_windows_are_for_the_texture(fine):
     """As many as the recipe has; what they hold is not in the image."""
-    config = settings("features.recipe=logmel", "features.mels=64", f"features.fine={fine}", *TEXTURE)
+    config = settings(
+        "features.recipe=logmel", "features.mels=64", f"features.fine={fine}", "model.normalise=both", *TEXTURE
+    )
     recipe = open_recipe(config.features)
     model = build_model(config, recipe.encoding, recipe.shape, 3)
     codes = np.random.default_rng(0).integers(0, 255, (2, config.features.segment_frames, 64, 2), np.uint8)

@@ -155,6 +155,18 @@ def test_silence_and_extremes_have_finite_statistics_and_gradients(value, fine):
     assert all(np.isfinite(np.array(weight)).all() for weight in model.weights)
 
 
+def learned(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """Train on every other image and return the accuracy on those between."""
+    network.compile(
+        keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        run_eagerly=True,
+    )
+    network.fit(images[::2], labels[::2], batch_size=8, epochs=8, verbose=0)
+    return network.evaluate(images[1::2], labels[1::2], verbose=0)[1]
+
+
 @pytest.mark.slow
 def test_a_network_learns_rhythms_by_it():
     """Two rates in noise that hides them from a look at any place; without it, a network finds nothing in that time."""
@@ -165,14 +177,7 @@ def test_a_network_learns_rhythms_by_it():
     for with_texture in (False, True):
         keras.utils.set_random_seed(0)
         network = residual.build((32, 150, 1), 2, width=4, stages=(1, 1), texture=with_texture)
-        network.compile(
-            keras.optimizers.Adam(1e-2),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            run_eagerly=True,
-        )
-        network.fit(images[::2], labels[::2], batch_size=8, epochs=8, verbose=0)
-        accuracy[with_texture] = network.evaluate(images[1::2], labels[1::2], verbose=0)[1]
+        accuracy[with_texture] = learned(network, images, labels)
     assert accuracy[True] > 0.9
     assert accuracy[False] < 0.75
 
@@ -197,13 +202,6 @@ def test_a_network_learns_what_crackles_by_short_windows():
         keras.utils.set_random_seed(0)
         seen = images if fine else images[..., :1]
         network = residual.build(seen.shape[1:], 2, width=4, stages=(1, 1), texture=True, fine=fine)
-        network.compile(
-            keras.optimizers.Adam(1e-2),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            run_eagerly=True,
-        )
-        network.fit(seen[::2], labels[::2], batch_size=8, epochs=8, verbose=0)
-        accuracy[fine] = network.evaluate(seen[1::2], labels[1::2], verbose=0)[1]
+        accuracy[fine] = learned(network, seen, labels)
     assert accuracy[8] > 0.9
     assert accuracy[0] < 0.75
